@@ -1,0 +1,242 @@
+"""Reading and committing Delta tables: one way to open, one way to commit.
+
+Every commit is idempotent and exclusive: it carries the run's id, and a transaction version one above the table
+version that the run saw. A second writer of the same rows either meets Delta's conflict check or finds its
+transaction version taken; both end in `ConcurrentWriteError`, with nothing of the second writer in the table.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import delta.exceptions as delta_errors
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from features.errors import ConcurrentWriteError, StorageError, TableMismatchError
+from features.tables import Table
+
+_READABLE_BY_ALL = {
+    "delta.minReaderVersion": "1",
+    "delta.minWriterVersion": "2",
+    "delta.enableDeletionVectors": "false",
+}
+_DATE_IN_PATH = re.compile(r"/\w+=(\d{4}-\d{2}-\d{2})/[^/]+$")
+_RECENT_COMMITS = 100  # far more than can land beside one write
+
+
+def exists(spark: SparkSession, uri: str) -> bool:
+    """Whether a Delta table lies at `uri`."""
+    return DeltaTable.isDeltaTable(spark, uri)
+
+
+def read(spark: SparkSession, uri: str, version: int | None = None) -> DataFrame:
+    """The table at `uri`, at its newest or a given version."""
+    reader = spark.read.format("delta")
+    return (reader if version is None else reader.option("versionAsOf", version)).load(uri)
+
+
+def version(spark: SparkSession, uri: str) -> int:
+    """The table's newest version."""
+    return int(DeltaTable.forPath(spark, uri).history(1).select("version").first()[0])
+
+
+def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, str] | None = None) -> None:
+    """Create the table at `uri` if there is none; otherwise check that it has the wanted schema.
+
+    Raises:
+        TableMismatchError: with every difference, if the table has another schema or other partition columns.
+        StorageError: the place cannot be written.
+    """
+    with storage_errors(f"create table {table.name} at {uri}"):
+        if not exists(spark, uri):
+            builder = DeltaTable.createIfNotExists(spark).location(uri).addColumns(table.schema)
+            for key, value in {**_READABLE_BY_ALL, **(properties or {})}.items():
+                builder = builder.property(key, value)
+            (builder.partitionedBy(*table.partitioned_by) if table.partitioned_by else builder).execute()
+            return
+        problems = _differences(spark, uri, table)
+    if problems:
+        lines = "\n".join(f"  - {p}" for p in problems)
+        raise TableMismatchError(
+            f"the table at {uri} is not the {table.name} that the settings describe:\n{lines}\n"
+            "use another storage.root, or remove the table if it can be rebuilt"
+        )
+
+
+def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
+    found = {c.name: c.dataType.simpleString() for c in read(spark, uri).schema}
+    wanted = {c.name: c.dataType.simpleString() for c in table.fields}
+    problems = [f"column {n} is missing" for n in wanted if n not in found]
+    problems += [f"column {n} is not expected" for n in found if n not in wanted]
+    problems += [
+        f"column {n} is {found[n]}, expected {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]
+    ]
+    partitions = tuple(DeltaTable.forPath(spark, uri).detail().select("partitionColumns").first()[0])
+    if partitions != table.partitioned_by:
+        problems.append(f"partitioned by {list(partitions)}, expected {list(table.partitioned_by)}")
+    return problems
+
+
+def table_property(spark: SparkSession, uri: str, key: str) -> str | None:
+    """A property of the table, or None."""
+    return DeltaTable.forPath(spark, uri).detail().select("properties").first()[0].get(key)
+
+
+def commit(
+    rows: DataFrame,
+    uri: str,
+    table: Table,
+    run_id: str,
+    seen: int,
+    replace: str | None = None,
+    notes: Mapping[str, int | str] | None = None,
+) -> int:
+    """Commit `rows` once and return the version that holds them.
+
+    Args:
+        rows: columns of the table, any order.
+        uri: where the table lies; `ensure` has been called.
+        table: its schema.
+        run_id: identity of the run; kept in the commit.
+        seen: the table version on which the run decided to write.
+        replace: predicate of the rows that these replace (`replaceWhere`); None appends.
+        notes: kept in the commit beside the run's id; see `last_note`.
+
+    Raises:
+        ConcurrentWriteError: another writer committed the same rows, or appended, since `seen`.
+        StorageError: the place cannot be written.
+    """
+    scope = f"tiercast:{table.name}:{replace or 'append'}"
+    writer = (
+        rows.select(*[f.col(c.name).cast(c.dataType).alias(c.name) for c in table.fields])
+        .write.format("delta")
+        .option("txnAppId", scope)
+        .option("txnVersion", seen + 1)
+        .option("userMetadata", json.dumps({"run_id": run_id, **(notes or {})}))
+    )
+    writer = writer.mode("append") if replace is None else writer.mode("overwrite").option("replaceWhere", replace)
+    with storage_errors(f"write table {table.name} at {uri}"):
+        writer.save(uri)
+        return _version_of(rows.sparkSession, uri, table, run_id, replace)
+
+
+def commit_date(rows: DataFrame, uri: str, table: Table, run_id: str, seen: int, date: dt.date, inputs_id: str) -> int:
+    """Commit one as-of date's rows in place of those that stand there; see `commit`."""
+    stamped = rows.withColumn("inputs_id", f.lit(inputs_id))
+    return commit(stamped, uri, table, run_id, seen, date_is("as_of_date", date))
+
+
+def _version_of(spark: SparkSession, uri: str, table: Table, run_id: str, replace: str | None) -> int:
+    history = DeltaTable.forPath(spark, uri).history(_RECENT_COMMITS)
+    mine = history.where(f.get_json_object("userMetadata", "$.run_id") == run_id).agg(f.max("version")).first()[0]
+    if mine is None:
+        raise _lost(table, uri, replace)
+    return int(mine)
+
+
+def last_note(spark: SparkSession, uri: str, key: str) -> str | None:
+    """What the newest commit that has a note of this name says, or None."""
+    history = DeltaTable.forPath(spark, uri).history()
+    found = history.select("version", f.get_json_object("userMetadata", f"$.{key}").alias("note")).dropna()
+    newest = found.orderBy(f.desc("version")).first()
+    return None if newest is None else str(newest["note"])
+
+
+def files_by_date(spark: SparkSession, uri: str, at: int | None = None) -> dict[str, dt.date]:
+    """The active files of a table partitioned by one date column, with their dates. No row is read."""
+    paths = read(spark, uri, at).inputFiles()
+    return {path: dt.date.fromisoformat(found.group(1)) for path in paths if (found := _DATE_IN_PATH.search(path))}
+
+
+def inputs_before(spark: SparkSession, uri: str, end: dt.date, *parts: object) -> str:
+    """Fingerprint of the table's files of the dates before `end`, and of `parts`."""
+    names = sorted(path.rsplit("/", 1)[1] for path, date in files_by_date(spark, uri).items() if date < end)
+    return fingerprint(end, names, *parts)
+
+
+def fingerprint(*parts: object) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the parts' JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _lost(table: Table, uri: str, replace: str | None) -> ConcurrentWriteError:
+    scope = f" for {replace}" if replace else ""
+    return ConcurrentWriteError(
+        f"another run wrote {table.name} at {uri}{scope} at the same time; its rows stand and nothing of this run was "
+        "written: run this job again"
+    )
+
+
+def date_is(column: str, date: dt.date) -> str:
+    """Predicate that selects one date's partition."""
+    return f"{column} = DATE'{date.isoformat()}'"
+
+
+def has_inputs(spark: SparkSession, uri: str, as_of: dt.date, inputs_id: str) -> bool:
+    """Whether the as-of date's rows are there already and were made from exactly these inputs."""
+    found = read(spark, uri).where(date_is("as_of_date", as_of)).select("inputs_id").distinct().limit(2).collect()
+    return [row[0] for row in found] == [inputs_id]
+
+
+_CONFLICTS = (
+    delta_errors.ConcurrentAppendException,
+    delta_errors.ConcurrentDeleteReadException,
+    delta_errors.ConcurrentDeleteDeleteException,
+    delta_errors.ConcurrentTransactionException,
+    delta_errors.ConcurrentWriteException,
+    delta_errors.MetadataChangedException,
+    delta_errors.ProtocolChangedException,
+)
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn Delta's and Hadoop's exceptions while `doing` into the project's, with the cause in one line."""
+    try:
+        yield
+    except _CONFLICTS as error:
+        raise ConcurrentWriteError(
+            f"could not {doing}: another run committed at the same time; nothing of this run was written: run it again"
+        ) from error
+    except AnalysisException:
+        raise
+    except PySparkException as error:
+        cause = storage_cause(str(error))
+        if cause is None:
+            raise
+        raise StorageError(f"could not {doing}: {cause}") from error
+    except Exception as error:  # py4j reports what has no Python twin as its own class
+        cause = storage_cause(str(error))
+        if cause is None:
+            raise
+        raise StorageError(f"could not {doing}: {cause}") from error
+
+
+_STORAGE_SIGNS = (
+    "Permission denied",
+    "Mkdirs failed",
+    "No space left",
+    "Read-only file system",
+    "AccessControlException",
+    "AccessDeniedException",
+    "Not a directory",
+    "ParentNotDirectory",
+    "No FileSystem for scheme",
+    "UnknownHostException",
+)
+
+
+def storage_cause(text: str) -> str | None:
+    """The line of an error's text that tells of storage, or None."""
+    for line in text.splitlines():
+        if any(sign in line for sign in _STORAGE_SIGNS):
+            return line.strip()[:300]
+    return None

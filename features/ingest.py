@@ -1,0 +1,207 @@
+"""From source rows to accepted events, refused rows and counts. Nothing is lost: the three add up to the rows read."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as f
+
+from features import tables
+from features.pseudonyms import encrypted, pseudonym, with_key, without_key
+from features.settings import Events, Source
+from features.source import SourceRows
+
+ACCEPTED, REJECTED, DUPLICATE = "accepted", "rejected", "duplicate"
+CONFLICT = "conflicting_event_id"
+MALFORMED_LINE = "malformed_line"
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestSpec:
+    """What ingest depends on beside the data."""
+
+    source: Source
+    events: Events
+
+    @property
+    def table(self) -> tables.Table:
+        """The `events` table of these settings."""
+        return tables.events({name: a.type for name, a in self.source.attributes.items()})
+
+    @property
+    def content(self) -> list[str]:
+        """The columns that make two rows of one event id the same event."""
+        return ["user_id", "event_time", "event_type", "amount", "clipped_at", *self.source.attributes]
+
+
+def classify(
+    spark: SparkSession,
+    rows: DataFrame,
+    known: DataFrame,
+    spec: IngestSpec,
+    key: bytes,
+    now: dt.datetime,
+) -> DataFrame:
+    """Each query row with its `status`, its `reasons`, the columns of `events`, and its `original` as JSON.
+
+    Args:
+        spark: the session.
+        rows: rows of the source query.
+        known: `event_id` and `content_hash` of the events that are in the table already.
+        spec: settings.
+        key: pseudonym key.
+        now: the run's clock, aware; becomes `ingested_at`.
+    """
+    typed = _typed(with_key(spark, rows, key), spec)
+    checked = without_key(typed.withColumn("reasons", _reasons(spec, now)).withColumns(_pseudonyms()))
+    prepared = _prepared(checked.withColumn("original", _original(rows.columns)), spec, now)
+    return _against_repeats(prepared, known)
+
+
+def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
+    """Cast what the source gave, into columns beside it; what cannot be cast is null and found by `_reasons`."""
+    text = f.col("amount").cast("string")
+    columns = {
+        "_user": f.trim(f.col("user_id").cast("string")),
+        "_id": f.trim(f.col("event_id").cast("string")),
+        "_time": f.col("event_time").try_cast("timestamp"),
+        "_money": text.try_cast("double"),
+        # -0.0 becomes 0; decimal(38, 6) holds far more than any bound allows.
+        "_decimal": f.col("amount").try_cast("decimal(38,6)"),
+    }
+    for name, attribute in spec.source.attributes.items():
+        value = f.col(name).try_cast("double") if attribute.type == "numeric" else f.col(name).cast("string")
+        columns[f"_{name}"] = f.when(f.abs(value) < float("inf"), value) if attribute.type == "numeric" else value
+    return rows.withColumns(columns)
+
+
+def _reasons(spec: IngestSpec, now: dt.datetime) -> Column:
+    latest = f.lit(now + dt.timedelta(minutes=spec.events.future_tolerance_minutes))
+    given, money = f.col("amount").isNotNull(), f.col("_money")
+    finite = f.abs(money) < float("inf")
+    bound = float(spec.events.largest_amount)
+    conditions = {
+        "missing_user": f.coalesce(f.col("_user"), f.lit("")) == "",
+        "missing_event_id": f.coalesce(f.col("_id"), f.lit("")) == "",
+        "missing_time": f.col("event_time").isNull(),
+        "unparseable_time": f.col("event_time").isNotNull() & f.col("_time").isNull(),
+        "time_in_future": f.col("_time") > latest,
+        "unknown_event_type": ~f.coalesce(f.col("event_type").isin(spec.events.types), f.lit(False)),
+        "purchase_without_amount": (f.col("event_type") == spec.events.purchase_type) & ~given,
+        "unparseable_amount": given & money.isNull(),
+        "non_finite_amount": given & ~finite,
+        "negative_amount": finite & (money < 0),
+    }
+    if spec.events.outliers == "reject":
+        conditions["amount_beyond_bound"] = finite & (money > bound)
+    return f.array_compact(f.array(*[f.when(condition, name) for name, condition in conditions.items()]))
+
+
+def _original(columns: list[str]) -> Column:
+    """The row as the source gave it, as JSON, with its ids pseudonymised."""
+    hidden = {"user_id": f.col("_user"), "event_id": f.col("_id")}
+    return f.to_json(f.struct(*[hidden.get(c, f.col(c)).alias(c) for c in columns]))
+
+
+def _pseudonyms() -> dict[str, Column]:
+    return {
+        "_user": f.when(f.col("_user") != "", pseudonym(f.col("_user"))),
+        "_id": f.when(f.col("_id") != "", pseudonym(f.col("_id"))),
+    }
+
+
+def _prepared(rows: DataFrame, spec: IngestSpec, now: dt.datetime) -> DataFrame:
+    bound = f.lit(spec.events.largest_amount)
+    beyond = f.col("_decimal").isNull() | (f.col("_decimal") > bound)
+    clipped = (f.size("reasons") == 0) & f.col("amount").isNotNull() & beyond
+    prepared = rows.select(
+        f.col("_id").alias("event_id"),
+        f.col("_user").alias("user_id"),
+        f.col("_time").alias("event_time"),
+        "event_type",
+        f.when(clipped, bound).otherwise(f.col("_decimal")).try_cast(tables.MONEY.simpleString()).alias("amount"),
+        f.when(clipped, bound).cast(tables.MONEY).alias("clipped_at"),
+        *[f.col(f"_{name}").alias(name) for name in spec.source.attributes],
+        f.lit(now).alias("ingested_at"),
+        f.to_date("_time").alias("event_date"),
+        "reasons",
+        "original",
+    )
+    return prepared.withColumn("content_hash", f.xxhash64(*[f.col(c) for c in spec.content]))
+
+
+def _against_repeats(rows: DataFrame, known: DataFrame) -> DataFrame:
+    """Settle repeats: the first of an id is accepted, equal ones are duplicates, others conflict.
+
+    Within one batch the smallest hash is the first, so that the order of the input does not matter. Rows with other
+    reasons take no part: a broken repeat of a good row must not shadow it.
+    """
+    valid = f.size("reasons") == 0
+    same_id = Window.partitionBy("event_id", valid).orderBy("content_hash", "original")
+    known = known.select(f.col("event_id"), f.col("content_hash").alias("_known_hash"))
+    rows = (
+        rows.join(known, "event_id", "left")
+        .withColumn("_first_hash", f.coalesce("_known_hash", f.first("content_hash").over(same_id)))
+        .withColumn("_place", f.row_number().over(same_id))
+    )
+    repeat = valid & (f.col("_known_hash").isNotNull() | (f.col("_place") > 1))
+    conflict = repeat & (f.col("content_hash") != f.col("_first_hash"))
+    reasons = f.when(conflict, f.array(f.lit(CONFLICT))).otherwise(f.col("reasons"))
+    return (
+        rows.withColumn("reasons", reasons)
+        .withColumn("status", f.when(f.size("reasons") > 0, REJECTED).when(repeat, DUPLICATE).otherwise(ACCEPTED))
+        .drop("_known_hash", "_first_hash", "_place")
+    )
+
+
+def refused_lines(spark: SparkSession, malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFrame:
+    """Malformed source lines as rows of `events_rejected`, encrypted because nobody knows where the id stands."""
+    rows = with_key(spark, malformed, key)
+    return without_key(
+        rows.select(
+            "*",
+            f.array(f.lit(MALFORMED_LINE)).alias("reasons"),
+            f.lit(None).cast("string").alias("user_id"),
+            f.lit(None).cast("string").alias("event_id"),
+            encrypted(f.col("line")).alias("original"),
+            pseudonym(f.col("line")).alias("_content"),
+            f.lit(now).alias("ingested_at"),
+        )
+    ).drop("line")
+
+
+def rejections(classified: DataFrame, lines: DataFrame) -> DataFrame:
+    """All refused rows as rows of `events_rejected`.
+
+    A row's identity is its content and how many times the same content came before it: rows that are equal are all
+    kept, and the same input read again yields the same identities.
+    """
+    columns = ["source", "reasons", "user_id", "event_id", "original", "ingested_at", "_content"]
+    refused = classified.where(f.col("status") == REJECTED).withColumns(
+        {"source": f.lit("query"), "_content": f.col("original")}
+    )
+    together = refused.select(columns).unionByName(lines.select(columns))
+    nth = f.row_number().over(Window.partitionBy("source", "_content").orderBy("reasons"))
+    identity = f.sha2(f.concat_ws("|", "source", f.array_join("reasons", ","), "_content", nth.cast("string")), 256)
+    return together.withColumn("rejection_id", f.substring(identity, 1, 32)).drop("_content")
+
+
+def count_statuses(classified: DataFrame, lines: DataFrame) -> Mapping[str, int]:
+    """Rows by status; malformed lines are rejected rows. Always has all three statuses."""
+    counts = dict.fromkeys((ACCEPTED, REJECTED, DUPLICATE), 0)
+    counts.update({row["status"]: row["count"] for row in classified.groupBy("status").count().collect()})
+    counts[REJECTED] += lines.count()
+    return counts
+
+
+def count_rows(source: SourceRows, classified: DataFrame, lines: DataFrame) -> dict[str, int]:
+    """Rows of the query and malformed lines (`rows_read`), accepted events by type, and rows of each source table."""
+    accepted = classified.where(f.col("status") == ACCEPTED).groupBy("event_type").count().collect()
+    return {
+        "rows_read": classified.count() + lines.count(),
+        **{f"accepted.{row['event_type']}": row["count"] for row in accepted},
+        **{f"source.{name}": rows.count() for name, rows in source.tables.items()},
+    }

@@ -1,0 +1,49 @@
+"""The Spark session: UTC, ANSI, Delta, quiet. Nothing is started at import."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+_ALWAYS = {
+    # Days are UTC days whatever the machine's clock says.
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Malformed lines are told from good ones only when every column of a line is parsed.
+    "spark.sql.csv.parser.columnPruning.enabled": "false",
+}
+
+
+def open_session(app_name: str, master: str | None, options: Mapping[str, str | int | bool]) -> SparkSession:
+    """The one session of a job.
+
+    Args:
+        app_name: shown in Spark's UI.
+        master: None under spark-submit, which brings its own.
+        options: further Spark options; they cannot change time zone, ANSI mode or Delta.
+    """
+    builder = SparkSession.builder.appName(app_name)
+    options = {**options, "spark.driver.extraJavaOptions": _with_quiet_logs(options)}
+    if master is not None:
+        builder = builder.master(master)
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers of this process run what it runs
+    for key, value in {**options, **_ALWAYS}.items():
+        builder = builder.config(key, str(value).lower() if isinstance(value, bool) else value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def _with_quiet_logs(options: Mapping[str, str | int | bool]) -> str:
+    """The driver's Java options with a log configuration of errors only; inside a zip there is no file to point to."""
+    given, quiet = str(options.get("spark.driver.extraJavaOptions", "")), Path(__file__).with_name("log4j2.properties")
+    if not quiet.is_file() or "log4j2.configurationFile" in given:
+        return given
+    return f"{given} -Dlog4j2.configurationFile={quiet.as_uri()}".strip()

@@ -1,0 +1,187 @@
+"""From the source's tables to event rows: reading, the query, and what Spark says when either is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+from pyspark.sql import types as t
+
+from features.delta import storage_cause
+from features.errors import SourceError, StorageError, TiercastError
+from features.settings import EVENT_COLUMNS, Source, SourceTable
+
+MALFORMED = "_malformed_line"
+_PACKAGE = "package:"
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRows:
+    """What a source yields.
+
+    Attributes:
+        events: the query's rows, with the event columns and attributes.
+        malformed: `source` (table name) and `line` of the text lines that could not be parsed.
+        tables: each source table after date bounds, malformed lines left out; counted for the records.
+    """
+
+    events: DataFrame
+    malformed: DataFrame
+    tables: dict[str, DataFrame]
+
+
+def read_source(
+    spark: SparkSession, source: Source, since: dt.date | None = None, until: dt.date | None = None
+) -> SourceRows:
+    """Open the source's tables, bound them by date where they say on which column, and run the query over them.
+
+    Raises:
+        SourceError: a table cannot be read, or the query or its columns are wrong.
+    """
+    tables, malformed = {}, spark.createDataFrame([], "source STRING, line STRING")
+    for name, table in source.tables.items():
+        with source_errors(f"source table {name!r} ({table.uri})"):
+            rows = _open(spark, table)
+            if MALFORMED in rows.columns:
+                lines = rows.where(f.col(MALFORMED).isNotNull())
+                malformed = malformed.unionByName(
+                    lines.select(f.lit(name).alias("source"), f.col(MALFORMED).alias("line"))
+                )
+                rows = rows.where(f.col(MALFORMED).isNull()).drop(MALFORMED)
+            tables[name] = _between(rows, table.date_column, since, until)
+            tables[name].createOrReplaceTempView(name)
+    with source_errors("the source query"):
+        events = spark.sql(source.query)
+    _check_columns(events, source)
+    return SourceRows(events, malformed, tables)
+
+
+def _open(spark: SparkSession, table: SourceTable) -> DataFrame:
+    if table.format == "table":
+        return spark.table(table.uri)
+    reader = spark.read.options(**table.options)
+    if table.format in ("csv", "json"):
+        # Text keeps the lines that do not parse, whole, in a column of their own.
+        reader = reader.schema(f"{table.columns}, {MALFORMED} STRING").options(
+            mode="PERMISSIVE", columnNameOfCorruptRecord=MALFORMED
+        )
+    return reader.format(table.format).load(resolve(table.uri))
+
+
+def resolve(uri: str) -> str:
+    """The URI itself, or the path of a file inside an installed Python package for `package:NAME/PATH`.
+
+    Raises:
+        SourceError: the package is not installed.
+    """
+    if not uri.startswith(_PACKAGE):
+        return uri
+    package, _, path = uri[len(_PACKAGE) :].partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise SourceError(f"{uri}: the Python package {package!r} is not installed; pip install it")
+    return str(Path(found.origin).parent / path)
+
+
+def _between(rows: DataFrame, column: str | None, since: dt.date | None, until: dt.date | None) -> DataFrame:
+    if column is None:
+        return rows
+    if since is not None:
+        rows = rows.where(f.col(column) >= f.lit(since))
+    return rows if until is None else rows.where(f.col(column) < f.lit(until))
+
+
+_TEXT = (t.StringType,)
+_ID = (t.StringType, t.IntegralType)
+_ACCEPTED: dict[str, tuple[type[t.DataType], ...]] = {
+    "event_id": _ID,
+    "user_id": _ID,
+    "event_time": (t.TimestampType, t.TimestampNTZType, t.DateType, *_TEXT),
+    "event_type": _TEXT,
+    "amount": (t.NumericType, *_TEXT),
+    "numeric": (t.NumericType, *_TEXT),
+    "categorical": (t.IntegralType, t.BooleanType, *_TEXT),
+}
+
+
+def _check_columns(events: DataFrame, source: Source) -> None:
+    kinds = {**dict.fromkeys(EVENT_COLUMNS), **{n: a.type for n, a in source.attributes.items()}}
+    found = {c.name: c.dataType for c in events.schema}
+    problems = [f"column {n} is missing" for n in kinds if n not in found]
+    for name, kind in kinds.items():
+        accepted = _ACCEPTED[kind or name]
+        if name in found and not isinstance(found[name], accepted):
+            wanted = ", ".join(a.__name__.removesuffix("Type").lower() for a in accepted)
+            problems.append(f"column {name} is {found[name].simpleString()}; it may be {wanted}")
+    extra = [n for n in found if n not in kinds]
+    if extra:
+        problems.append(f"columns {extra} are neither event columns nor under source.attributes")
+    if problems:
+        raise SourceError("\n".join(["the source query does not yield events:", *(f"  - {p}" for p in problems)]))
+
+
+def check_expression(spark: SparkSession, expression: str, schema: t.StructType, where: str) -> None:
+    """Analyse an SQL expression over columns of `schema` without reading data.
+
+    Raises:
+        SourceError: with Spark's message shortened to the point.
+    """
+    with source_errors(where):
+        spark.createDataFrame([], schema).select(f.expr(expression))
+
+
+@contextmanager
+def source_errors(where: str) -> Iterator[None]:
+    """Turn what Spark says of a source, a query or a file into one line that names the place."""
+    try:
+        yield
+    except (AnalysisException, ParseException) as error:
+        raise SourceError(f"{where}: {shorten(str(error))}") from error
+    except TiercastError:
+        raise
+    except Exception as error:
+        cause = unreadable(str(error))
+        if cause is None:
+            raise
+        raise SourceError(f"{where}: {cause}") from error
+
+
+def shorten(message: str) -> str:
+    """The first sentence of a Spark message, without its plan and its context lines."""
+    first = message.split("\n== SQL")[0].split(";\n")[0].split("SQLSTATE")[0]
+    return re.sub(r"\s+", " ", first).strip().rstrip(".;")
+
+
+_UNREADABLE = (
+    ("FAILED_READ_FILE", r"(?:file|FILE)[: ]+(\S+)"),
+    ("is not a Parquet file", r"(\S+) is not a Parquet file"),
+    ("CANNOT_READ_FILE_FOOTER", r"file: (\S+)"),
+)
+
+
+def unreadable(text: str) -> str | None:
+    """Which file of an error's text is corrupt, in words, or None if the error tells of none."""
+    for sign, pattern in _UNREADABLE:
+        if sign in text:
+            found = re.search(pattern, text)
+            name = found.group(1).rstrip(".,") if found else "a file"
+            return f"cannot read {name}: it is damaged or not of the stated format"
+    return None
+
+
+def failure_in_words(error: Exception) -> TiercastError | None:
+    """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
+    text = str(error)
+    cause = unreadable(text)
+    if cause is not None:
+        return SourceError(cause)
+    cause = storage_cause(text)
+    return StorageError(cause) if cause is not None else None

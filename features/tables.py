@@ -1,0 +1,253 @@
+"""Every table's schema, in one place. Each field's comment reaches the Delta column comment and docs/tables.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from pyspark.sql import types as t
+
+from features.contract import AGE, Contract, array_column
+
+MONEY = t.DecimalType(18, 6)
+TOTAL = t.DecimalType(28, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A Delta table: its name, what a row is, its fields with comments, and its partition columns."""
+
+    name: str
+    row: str
+    fields: tuple[t.StructField, ...]
+    partitioned_by: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> t.StructType:
+        """The fields as a Spark schema."""
+        return t.StructType(list(self.fields))
+
+    @property
+    def columns(self) -> list[str]:
+        """The field names, in order."""
+        return [f.name for f in self.fields]
+
+
+def field(name: str, kind: t.DataType, comment: str, nullable: bool = True) -> t.StructField:
+    """A field whose comment Delta keeps."""
+    return t.StructField(name, kind, nullable, {"comment": comment})
+
+
+_USER = field("user_id", t.StringType(), "keyed pseudonym of the member (HMAC-SHA256, first 128 bits, hexadecimal)")
+_AS_OF = field("as_of_date", t.DateType(), "as-of date: knowledge ends before this date's midnight UTC")
+_INPUTS = field("inputs_id", t.StringType(), "fingerprint of inputs and settings; equal means nothing to do")
+
+
+def events(attributes: Mapping[str, str]) -> Table:
+    """One accepted behaviour event; `attributes` maps names to `numeric` or `categorical`."""
+    kinds = {"numeric": t.DoubleType(), "categorical": t.StringType()}
+    return Table(
+        "events",
+        "one accepted behaviour event",
+        (
+            field("event_id", t.StringType(), "keyed pseudonym of the source's event id; unique"),
+            _USER,
+            field("event_time", t.TimestampType(), "when it happened, UTC"),
+            field("event_type", t.StringType(), "kind of behaviour, one of the configured types"),
+            field("amount", MONEY, "money of the event, null where the type has none"),
+            field("clipped_at", MONEY, "outlier bound that the amount was cut to, null where it was not"),
+            *(field(name, kinds[kind], f"{kind} attribute of the source") for name, kind in attributes.items()),
+            field("content_hash", t.LongType(), "xxhash64 of the content; tells a repeat from a conflict"),
+            field("ingested_at", t.TimestampType(), "when the event arrived here, UTC"),
+            field("event_date", t.DateType(), "UTC date of event_time"),
+        ),
+        ("event_date",),
+    )
+
+
+EVENTS_REJECTED = Table(
+    "events_rejected",
+    "one refused source row",
+    (
+        field("rejection_id", t.StringType(), "identity of the refused row; a repeated ingest adds none"),
+        field("source", t.StringType(), "`query`, or the source table of a malformed line"),
+        field("reasons", t.ArrayType(t.StringType()), "every reason that applies"),
+        field("user_id", t.StringType(), "keyed pseudonym of the member, null where unknown"),
+        field("event_id", t.StringType(), "keyed pseudonym of the event id, null where unknown"),
+        field("original", t.StringType(), "the row as JSON with ids pseudonymised; a malformed line AES-GCM encrypted"),
+        field("ingested_at", t.TimestampType(), "when the row was refused, UTC"),
+    ),
+)
+
+
+def user_days(event_types: Sequence[str]) -> Table:
+    """A user's day as it arrived: what every window is added up from."""
+    return Table(
+        "user_days",
+        "a user's day, split by the date on which its events arrived",
+        (
+            _USER,
+            field("arrival_date", t.DateType(), "UTC date on which these events arrived"),
+            field("events", t.LongType(), "events of the day"),
+            *(field(f"events_{e}", t.LongType(), f"{e} events of the day") for e in event_types),
+            field("spend", TOTAL, "sum of the purchase amounts"),
+            field("points", TOTAL, "sum of the rule's points, 0 without such a rule"),
+            field("largest_amount", MONEY, "largest purchase amount, null without a purchase"),
+            field("squared_amount", t.DecimalType(38, 12), "sum of the squared purchase amounts"),
+            field("first_event_time", t.TimestampType(), "first event of the day, UTC"),
+            field("last_event_time", t.TimestampType(), "last event of the day, UTC"),
+            field("last_purchase_time", t.TimestampType(), "last purchase of the day, UTC, null without one"),
+            field("day", t.DateType(), "UTC date of the events"),
+        ),
+        ("day",),
+    )
+
+
+_STANDING = (
+    field("current_tier", t.StringType(), "tier by the rule over the window that ends at the as-of date"),
+    field("next_tier", t.StringType(), "the tier above the current one, null at the top"),
+    field("gap_to_next_tier", TOTAL, "what is missing to the next tier, in units of gap_measure; null at the top"),
+    field("gap_measure", t.StringType(), "measure of the gap: spend, purchases or points; null at the top"),
+)
+
+
+def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
+    """A user at an as-of date: last events as parallel arrays, window aggregates, standing."""
+    tier, *others = _STANDING
+    return Table(
+        "sequences",
+        "a user at an as-of date: the last events as parallel arrays, oldest first, and window aggregates",
+        (
+            _USER,
+            field("length", t.IntegerType(), "events in the arrays"),
+            field("total_events", t.LongType(), "events of the user before the as-of date"),
+            field("truncated", t.BooleanType(), f"whether the user has more than {contract.length} events"),
+            field("contract_id", t.StringType(), "contract that arrays and aggregates follow"),
+            tier,
+            field("current_tier_rank", t.IntegerType(), "rank of the current tier, 0 for the lowest"),
+            *others,
+            field(AGE, t.ArrayType(t.LongType()), "whole seconds from each event to the as-of instant"),
+            *(
+                field(array_column(c), t.ArrayType(t.FloatType()), f"{c} of each event, null where it has none")
+                for c in contract.numeric
+            ),
+            *(
+                field(array_column(c), t.ArrayType(t.StringType()), f"{c} of each event, null where it has none")
+                for c in contract.categorical
+            ),
+            *(field(name, t.DoubleType(), comment) for name, comment in aggregates.items()),
+            _INPUTS,
+            _AS_OF,
+        ),
+        ("as_of_date",),
+    )
+
+
+OUTCOMES = Table(
+    "outcomes",
+    "a user at an as-of date whose horizon has fully passed",
+    (
+        _USER,
+        field("horizon_end", t.DateType(), "the outcome window ends before this date's midnight UTC"),
+        field("outcome_value", TOTAL, "spend in the outcome window"),
+        field("outcome_tier", t.StringType(), "tier by the rule over the outcome window"),
+        field("outcome_tier_rank", t.IntegerType(), "rank of the outcome tier"),
+        _INPUTS,
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
+
+def scores(tiers: Sequence[str]) -> Table:
+    """A user's tier probabilities at an as-of date."""
+    tier, next_tier, gap, measure = _STANDING
+    return Table(
+        "scores",
+        "a user's forecast at an as-of date",
+        (
+            _USER,
+            tier,
+            field("predicted_tier", t.StringType(), "the most probable outcome tier"),
+            *(field(f"p_{k}", t.DoubleType(), f"probability that the outcome tier is {k}") for k in tiers),
+            field("p_upgrade", t.DoubleType(), "probability of a tier above the current one"),
+            field("p_downgrade", t.DoubleType(), "probability of a tier below the current one"),
+            field("next_tier_margin", t.DoubleType(), "P(next tier) - P(current tier), a margin; null at the top"),
+            next_tier,
+            gap,
+            measure,
+            field("sequence_length", t.IntegerType(), "events that the forecast could see one by one"),
+            field("truncated", t.BooleanType(), "whether older events were left out of the sequence"),
+            field("model_version", t.StringType(), "bundle that made the forecast"),
+            field("scored_at", t.TimestampType(), "when the forecast was made, UTC"),
+            _INPUTS,
+            _AS_OF,
+        ),
+        ("as_of_date",),
+    )
+
+
+TIERS = Table(
+    "tiers",
+    "a tier",
+    (
+        field("rank", t.IntegerType(), "0 for the lowest tier"),
+        field("tier", t.StringType(), "name, as in scores"),
+        field("rule", t.StringType(), "the tier's condition in words"),
+        field("benefits", t.StringType(), "what the tier gives its members, separated by semicolons"),
+    ),
+)
+
+EVALUATIONS = Table(
+    "evaluations",
+    "the figures of a model or baseline on one as-of date",
+    (
+        field("model_version", t.StringType(), "bundle that was evaluated"),
+        field("model", t.StringType(), "the network's name, or the baseline's"),
+        field("rows", t.LongType(), "users evaluated"),
+        field("accuracy", t.DoubleType(), "share of users whose most probable tier came true"),
+        field("macro_f1", t.DoubleType(), "mean over tiers of the F1 score"),
+        field("logloss", t.DoubleType(), "mean negative natural logarithm of the outcome's probability"),
+        field("quadratic_weighted_kappa", t.DoubleType(), "agreement beyond chance, quadratic weights"),
+        field("brier", t.DoubleType(), "mean over users of the squared error summed over tiers"),
+        field("calibration_error", t.DoubleType(), "expected calibration error over equal-mass bins"),
+        field("upgrade_auc", t.DoubleType(), "area under the ROC curve of p_upgrade among those who can upgrade"),
+        field("downgrade_auc", t.DoubleType(), "area under the ROC curve of p_downgrade among those who can"),
+        field("details", t.StringType(), "every figure as JSON"),
+        field("evaluated_at", t.TimestampType(), "when, UTC"),
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
+RUNS = Table(
+    "runs",
+    "a job run for an as-of date",
+    (
+        field("run_id", t.StringType(), "random identity of the run, also in the commits it made"),
+        field("job", t.StringType(), "name of the job"),
+        field("as_of_date", t.DateType(), "as-of date of the run, null where it has none"),
+        field("status", t.StringType(), "`written`, `unchanged` or `failed`"),
+        field("message", t.StringType(), "the error of a failed run"),
+        field("started_at", t.TimestampType(), "UTC"),
+        field("seconds", t.DoubleType(), "wall-clock duration"),
+        field("versions", t.MapType(t.StringType(), t.LongType()), "Delta version of each table read or written"),
+        field("counts", t.MapType(t.StringType(), t.LongType()), "row counts, reconciled"),
+        field("model_version", t.StringType(), "bundle trained, evaluated or used"),
+        field("settings_hash", t.StringType(), "hash of the whole settings"),
+    ),
+)
+
+
+def document(tables: Sequence[Table]) -> str:
+    """The tables as a Markdown page."""
+    parts = ["# Tables\n\nWritten by `make docs` from `features/tables.py`; column comments in Delta say the same.\n"]
+    for table in tables:
+        partition = f" Partitioned by `{', '.join(table.partitioned_by)}`." if table.partitioned_by else ""
+        rows = "\n".join(
+            f"| `{f.name}` | {f.dataType.simpleString()} | {f.metadata['comment']} |" for f in table.fields
+        )
+        parts.append(
+            f"## {table.name}\nOne row: {table.row}.{partition}\n\n| column | type | meaning |\n|---|---|---|\n{rows}\n"
+        )
+    return "\n".join(parts)

@@ -1,0 +1,76 @@
+"""Source rows in, accepted events out; refused rows are kept with their reasons."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+
+from pyspark import StorageLevel
+
+from features import delta, ingest, quality, tables
+from features.errors import ReconciliationError, SourceError
+from features.pseudonyms import check_key, key_check, key_from_environment
+from features.source import read_source
+from jobs.job import Job, Run, main, parser
+
+ARGUMENTS = parser(
+    "ingest_events",
+    reads="the source tables of the settings, bounded by --since and --as-of where a table has a date_column.",
+    writes="events, events_rejected, runs.",
+    example="--config conf/complete_journey.yaml --since 2017-09-30 --as-of 2017-10-01",
+    as_of="optional",
+)
+ARGUMENTS.add_argument("--since", type=dt.date.fromisoformat, metavar="DATE", help="only source rows from this date on")
+
+
+def run(job: Job) -> None:
+    """Ingest everything, or what lies before the last as-of date."""
+    until = max(job.as_of, default=None)
+    with job.run("ingest_events", until) as record:
+        ingest_events(job, record, job.options.since, until)
+
+
+def ingest_events(job: Job, record: Run, since: dt.date | None, until: dt.date | None) -> None:
+    """Classify the source's rows, keep the refused ones, stop at a shut gate, append the accepted ones."""
+    spark, spec = job.spark, job.settings.ingest
+    events_uri, rejected_uri = job.uri("events"), job.uri("events_rejected")
+    key = key_from_environment(job.settings.pseudonyms.key_variable)
+    source = read_source(spark, spec.source, since, until)
+    delta.ensure(spark, events_uri, spec.table, {"tiercast.key_check": key_check(key)})
+    delta.ensure(spark, rejected_uri, tables.EVENTS_REJECTED)
+    check_key(key, delta.table_property(spark, events_uri, "tiercast.key_check"), events_uri)
+    seen, seen_rejected = delta.version(spark, events_uri), delta.version(spark, rejected_uri)
+
+    known = delta.read(spark, events_uri, seen)
+    classified = ingest.classify(spark, source.events, known, spec, key, record.now).persist(StorageLevel.DISK_ONLY)
+    lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
+    counts = ingest.count_statuses(classified, lines)
+    record.counts = {**counts, **ingest.count_rows(source, classified, lines)}
+    if not record.counts["rows_read"]:
+        raise SourceError("the source has no rows" + (f" from {since} to {until}" if since or until else ""))
+    if sum(counts.values()) != record.counts["rows_read"]:
+        raise ReconciliationError(f"accepted + rejected + duplicates are not the rows read: {record.counts}")
+
+    rejected = ingest.rejections(classified, lines)
+    fresh = rejected.join(delta.read(spark, rejected_uri).select("rejection_id"), "rejection_id", "left_anti")
+    if counts[ingest.REJECTED] and not fresh.isEmpty():
+        record.versions["events_rejected"] = delta.commit(
+            fresh, rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected
+        )
+    quality.check_gates(counts, rejected, *quality.day_counts(known, classified), job.settings.quality, record.now)
+    record.versions["events"] = seen
+    if not counts[ingest.ACCEPTED]:
+        record.status = "unchanged"
+        return
+    accepted = classified.where(f"status = '{ingest.ACCEPTED}'").repartition("event_date")
+    record.versions["events"] = delta.commit(accepted, events_uri, spec.table, record.id, seen)
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

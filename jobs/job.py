@@ -1,0 +1,169 @@
+"""What every job shares: the command line, one Spark session, a record in `runs`, errors as exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime as dt
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+from pyspark.sql import SparkSession
+
+from features import delta, tables
+from features.errors import TiercastError
+from features.session import open_session
+from features.source import failure_in_words
+from jobs.settings import Settings, load
+from training.settings import DateRange, expand
+
+log = logging.getLogger("tiercast")
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of one job for one as-of date; becomes a row of `runs`.
+
+    Attributes:
+        id: random identity, kept in the commits too.
+        job: the job's name.
+        as_of: its date, or None.
+        now: the run's clock, UTC.
+        status: `written`, or `unchanged` where everything was there already.
+        versions: Delta version of each table read or written.
+        counts: reconciled row counts.
+        model_version: bundle trained, evaluated or used.
+    """
+
+    job: str
+    as_of: dt.date | None
+    id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    now: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    status: str = "written"
+    message: str | None = None
+    versions: dict[str, int] = dataclasses.field(default_factory=dict)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    model_version: str | None = None
+
+
+@dataclasses.dataclass
+class Job:
+    """An open job: settings, session, dates, and the runs done so far."""
+
+    settings: Settings
+    spark: SparkSession
+    options: argparse.Namespace
+    runs: list[Run] = dataclasses.field(default_factory=list)
+
+    def uri(self, table: str) -> str:
+        """Where a table lies."""
+        return self.settings.storage.table(table)
+
+    @property
+    def as_of(self) -> list[dt.date]:
+        """The as-of dates asked for."""
+        return list(self.options.as_of or [])
+
+    @contextlib.contextmanager
+    def run(self, job: str, as_of: dt.date | None) -> Iterator[Run]:
+        """Record what happens inside as a row of `runs`, failures too."""
+        run, started = Run(job, as_of), time.monotonic()
+        self.runs.append(run)
+        try:
+            yield run
+        except Exception as error:
+            run.status, run.message = "failed", str(error)[:2000]
+            with contextlib.suppress(Exception):  # the failure itself matters more than its record
+                self._record(run, time.monotonic() - started)
+            raise
+        self._record(run, time.monotonic() - started)
+        log.info("%s", _line(run, time.monotonic() - started))
+
+    def _record(self, run: Run, seconds: float) -> None:
+        uri = self.uri("runs")
+        delta.ensure(self.spark, uri, tables.RUNS)
+        row = (
+            run.id, run.job, run.as_of, run.status, run.message, run.now, seconds, run.versions, run.counts,
+            run.model_version, self.settings.hash,
+        )  # fmt: skip
+        rows = self.spark.createDataFrame([row], tables.RUNS.schema)
+        with delta.storage_errors(f"write table runs at {uri}"):
+            rows.coalesce(1).write.format("delta").mode("append").save(uri)
+
+
+def _line(run: Run, seconds: float) -> str:
+    date = f" as of {run.as_of}" if run.as_of else ""
+    counts = ", ".join(f"{name} {n:,}" for name, n in run.counts.items())
+    return f"{run.job}{date}: {run.status} in {seconds:.1f} s" + (f" ({counts})" if counts else "")
+
+
+def dates(text: str) -> list[dt.date]:
+    """One date, or the first of each step of a range FROM..TO (by day) or FROM..TO/1mo, /1w."""
+    span, _, every = text.partition("/")
+    first, dots, last = span.partition("..")
+    try:
+        if not dots:
+            return [dt.date.fromisoformat(text)]
+        return list(expand(DateRange.model_validate({"from": first, "to": last, "every": every or "1d"})))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DATE, FROM..TO, FROM..TO/1w or FROM..TO/1mo") from None
+
+
+def parser(name: str, reads: str, writes: str, example: str, as_of: str | None) -> argparse.ArgumentParser:
+    """The command line of a job.
+
+    Args:
+        name: the job's module.
+        reads: what it reads, for --help.
+        writes: what it writes.
+        example: arguments of one example.
+        as_of: `required`, `optional`, or None for a job without dates.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m jobs.{name}",
+        description=f"Reads {reads}\nWrites {writes}",
+        epilog=f"example:\n  python -m jobs.{name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--config", action="append", required=True, metavar="YAML", help="settings; repeatable, last wins"
+    )
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    if as_of:
+        made.add_argument(
+            "--as-of", type=dates, required=as_of == "required", metavar="DATE",
+            help="as-of date, or a range FROM..TO, FROM..TO/1w, FROM..TO/1mo",
+        )  # fmt: skip
+    return made
+
+
+def main(arguments: argparse.ArgumentParser, body: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:
+    """Run a job and return its exit code: 0 done, 2 the user's mistake, 1 a failure."""
+    options = arguments.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        settings = load(options.config, options.set)
+        body(Job(settings, _session(settings), options))
+    except KeyboardInterrupt:
+        log.error("interrupted; run the same command again to go on")
+        return 130
+    except TiercastError as error:
+        log.error("%s: %s", arguments.prog, error)
+        return error.exit_code
+    except Exception as error:
+        known = failure_in_words(error)
+        if known is None:
+            log.exception("%s failed", arguments.prog)
+            return 1
+        log.error("%s: %s", arguments.prog, known)
+        return known.exit_code
+    return 0
+
+
+def _session(settings: Settings) -> SparkSession:
+    return open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)

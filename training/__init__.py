@@ -1,0 +1,1 @@
+"""From sequences to tier probabilities: tensors, networks, distributed training, bundles, evaluation, scoring."""

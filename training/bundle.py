@@ -1,0 +1,231 @@
+"""Model bundles: `models/VERSION/{model.keras, manifest.json}`, and `models/latest.json` that names a version.
+
+Files are written first, the manifest with their checksums last, and only then the pointer: a bundle is there whole or
+not at all. Reading a manifest needs no TensorFlow; only `load_model` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from features.contract import Contract
+from features.errors import BundleError, DateError
+from training import uri
+from training.settings import ModelSettings
+from training.tensors import Encoding
+
+FORMAT = 1
+"""Raised when the meaning of a manifest changes."""
+
+LATEST = "latest"
+MODEL_FILE = "model.keras"
+_MANIFEST_FILE = "manifest.json"
+_LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "numpy", "pyarrow", "pyspark")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that scoring and evaluation need to know of a model beside its weights.
+
+    Attributes:
+        version: name of the bundle.
+        contract: of the sequences that it was trained on, tier rule included.
+        encoding: vocabulary and normalisation.
+        model: name and all parameters of the network.
+        training_dates: as-of dates of the training rows.
+        validation_date: as-of date of the rows that chose the epoch.
+        metrics: figures of the training: rows, validation loss and accuracy, best epoch, difference between ranks.
+        history: one entry per epoch.
+        provenance: Delta versions of the inputs, identity of the rows, all settings.
+        libraries: versions of what trained it.
+        created_at: UTC, ISO 8601.
+        files: SHA-256 of each file.
+        format: `FORMAT` at the time of writing.
+    """
+
+    version: str
+    contract: Contract
+    encoding: Encoding
+    model: ModelSettings
+    training_dates: tuple[dt.date, ...]
+    validation_date: dt.date
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+    provenance: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    created_at: str
+    files: Mapping[str, str]
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Text form, the inverse of `from_json`."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain |= {
+            "contract": self.contract.to_dict(),
+            "encoding": self.encoding.to_dict(),
+            "model": self.model.model_dump(mode="json"),
+        }
+        return json.dumps(plain, indent=1, default=str)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Rebuild from `to_json`; raises ValueError, KeyError or TypeError on anything else."""
+        stored = json.loads(text)
+        stored |= {
+            "contract": Contract.from_dict(stored["contract"]),
+            "encoding": Encoding.from_dict(stored["encoding"]),
+            "model": ModelSettings(**stored["model"]),
+            "training_dates": tuple(map(dt.date.fromisoformat, stored["training_dates"])),
+            "validation_date": dt.date.fromisoformat(stored["validation_date"]),
+        }
+        return cls(**stored)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a bundle depends on, of those installed."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"]}
+    return {name: installed[name] for name in _LIBRARIES if name in installed}
+
+
+def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle and let `latest` name it; returns the manifest with the checksums of the files.
+
+    Raises:
+        StorageError: `models_uri` cannot be written; no bundle is there then.
+    """
+    folder = uri.join(models_uri, manifest.version)
+    for name, content in contents.items():
+        uri.write_bytes(uri.join(folder, name), content)
+    whole = dataclasses.replace(manifest, files={name: _sha256(content) for name, content in contents.items()})
+    uri.write_bytes(uri.join(folder, _MANIFEST_FILE), whole.to_json().encode())
+    point_latest(models_uri, manifest.version)
+    return whole
+
+
+def point_latest(models_uri: str, version: str) -> None:
+    """Let `latest` name a version; nothing is written if it does already."""
+    content = json.dumps({"version": version}).encode()
+    pointer = uri.join(models_uri, f"{LATEST}.json")
+    if not uri.exists(pointer) or uri.read_bytes(pointer) != content:
+        uri.write_bytes(pointer, content)
+
+
+def read_manifest(models_uri: str, version: str) -> Manifest:
+    """The manifest of a whole bundle, its files compared with their checksums.
+
+    Args:
+        models_uri: where bundles lie.
+        version: a version, or `latest`.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged, or of another format.
+    """
+    version = _latest(models_uri) if version == LATEST else version
+    folder = uri.join(models_uri, version)
+    try:
+        text = uri.read_bytes(uri.join(folder, _MANIFEST_FILE))
+    except FileNotFoundError:
+        raise BundleError(f"there is no whole bundle {version!r} under {models_uri}: run train_model first") from None
+    manifest = _parsed(text, folder)
+    if MODEL_FILE not in manifest.files:
+        raise BundleError(f"bundle {folder} lists no {MODEL_FILE}: {_retrain(folder)}")
+    for name in manifest.files:
+        read_file(models_uri, manifest, name)
+    return manifest
+
+
+def read_file(models_uri: str, manifest: Manifest, name: str) -> bytes:
+    """A file of a bundle; raises BundleError if it is missing or not what was written."""
+    address = uri.join(models_uri, manifest.version, name)
+    try:
+        content = uri.read_bytes(address)
+    except FileNotFoundError:
+        raise BundleError(f"{address} is missing: {_retrain(uri.join(models_uri, manifest.version))}") from None
+    if (found := _sha256(content)) != manifest.files[name]:
+        raise BundleError(
+            f"{address} is damaged: its SHA-256 is {found[:12]}... and the manifest says {manifest.files[name][:12]}...;"
+            f" {_retrain(uri.join(models_uri, manifest.version))}"
+        )
+    return content
+
+
+def load_model(models_uri: str, manifest: Manifest) -> Any:
+    """The Keras model of a bundle, loaded in safe mode; raises BundleError if it is damaged or cannot be loaded."""
+    import keras
+
+    import training.models.layers  # noqa: F401  (registers the layers)
+
+    content = read_file(models_uri, manifest, MODEL_FILE)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        path.write_bytes(content)
+        try:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        except (ValueError, TypeError, OSError) as error:
+            raise BundleError(
+                f"model of bundle {manifest.version} was made with {dict(manifest.libraries)} and cannot be loaded with "
+                f"{library_versions()}: {str(error).splitlines()[0]}"
+            ) from error
+
+
+def check_fits(manifest: Manifest, contract: Contract) -> None:
+    """Raise BundleError, naming both sides of each difference, unless the bundle was trained for this contract."""
+    differences = manifest.contract.differences(contract)
+    if differences:
+        listed = "\n".join(f"  - {line}" for line in differences)
+        raise BundleError(
+            f"bundle {manifest.version} was trained for contract {manifest.contract.id} and the settings ask for "
+            f"{contract.id}:\n{listed}\ntrain a model for these settings, or choose scoring.model_version"
+        )
+
+
+def check_no_overlap(manifest: Manifest, as_of: dt.date) -> None:
+    """Raise DateError unless all outcome windows that the training saw end on or before `as_of`."""
+    seen = {*manifest.training_dates, manifest.validation_date}
+    horizon = dt.timedelta(days=manifest.contract.horizon_days)
+    late = sorted(date for date in seen if date + horizon > as_of)
+    if late:
+        raise DateError(
+            f"model {manifest.version} has seen outcomes up to {late[-1] + horizon} (as-of dates "
+            f"{', '.join(map(str, late))} with a horizon of {horizon.days} days), which lies after the evaluated as-of "
+            f"date {as_of}: evaluate on a later date, or train on earlier ones"
+        )
+
+
+def _latest(models_uri: str) -> str:
+    pointer = uri.join(models_uri, f"{LATEST}.json")
+    try:
+        return str(json.loads(uri.read_bytes(pointer))["version"])
+    except FileNotFoundError:
+        raise BundleError(f"there is no model under {models_uri}: run train_model first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{pointer} does not name a version ({error}): run train_model again") from error
+
+
+def _parsed(text: bytes, folder: str) -> Manifest:
+    try:
+        found = json.loads(text).get("format")
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"manifest of bundle {folder} is damaged ({error}): {_retrain(folder)}") from error
+    if found != FORMAT:
+        raise BundleError(f"bundle {folder} has format {found} and this release reads {FORMAT}: {_retrain(folder)}")
+    try:
+        return Manifest.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"manifest of bundle {folder} is damaged ({error!r}): {_retrain(folder)}") from error
+
+
+def _retrain(folder: str) -> str:
+    return f"delete {folder} and run train_model again, or choose another scoring.model_version"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,119 @@
+"""Horovod inside a rank: start, optimizer, broadcast, sums over ranks. Imported by ranks only.
+
+`horovod.tensorflow.keras` does not work with Keras 3 (horovod issue 4290), so gradients are averaged in the optimizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+THREADS_PER_RANK = 1
+"""CPU threads of a rank: a rank is one Spark task, and Spark counts one core for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """This process among all ranks, and whether it has a GPU of its own."""
+
+    number: int
+    count: int
+    gpu: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.number == 0
+
+
+def start(mixed_precision: bool, seed: int) -> Rank:
+    """Join the other ranks; pin one GPU, or bound the threads; set precision and seed. Call before any tensor is made.
+
+    Raises:
+        RuntimeError: this machine has GPUs, but fewer than ranks.
+    """
+    import horovod.tensorflow as hvd
+    import keras
+    import tensorflow as tf
+
+    hvd.init()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if hvd.local_rank() >= len(gpus):
+            raise RuntimeError(
+                f"rank {hvd.rank()} is number {hvd.local_rank()} on its machine, which has {len(gpus)} GPUs: set fewer "
+                "training.ranks, or hide the GPUs with CUDA_VISIBLE_DEVICES=-1"
+            )
+        tf.config.set_visible_devices(gpus[hvd.local_rank()], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[hvd.local_rank()], True)
+    else:
+        bound_threads(THREADS_PER_RANK)
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision and gpus else "float32")
+    keras.utils.set_random_seed(seed)
+    return Rank(hvd.rank(), hvd.size(), bool(gpus))
+
+
+def bound_threads(threads: int) -> None:
+    """Let TensorFlow and pyarrow use `threads` threads; nothing happens once TensorFlow has started its own."""
+    import pyarrow as pa
+    import tensorflow as tf
+
+    pa.set_cpu_count(threads)
+    pa.set_io_thread_count(threads)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+
+
+def adamw(learning_rate: float, weight_decay: float) -> Any:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that averages the gradients over all ranks before it applies them."""
+    import horovod.tensorflow as hvd
+    import keras
+    import tensorflow as tf
+
+    class DistributedAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
+        def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+            dense = [tf.convert_to_tensor(g) for g in grads]  # embeddings give sparse slices
+            super().apply(hvd.grouped_allreduce(dense, op=hvd.Average), trainable_variables)
+
+    return DistributedAdamW(learning_rate=learning_rate, weight_decay=weight_decay)
+
+
+def broadcast(variables: Sequence[Any]) -> None:
+    """Give every rank the first rank's values of Keras variables."""
+    import horovod.tensorflow as hvd
+
+    hvd.broadcast_variables([v.value for v in variables], root_rank=0)
+
+
+def broadcast_number(value: int) -> int:
+    """The first rank's value."""
+    import horovod.tensorflow as hvd
+
+    return int(hvd.broadcast(np.array(value, np.int64), root_rank=0, name="number").numpy())
+
+
+def sums(values: Sequence[float]) -> list[float]:
+    """Each value summed over the ranks."""
+    import horovod.tensorflow as hvd
+
+    total = hvd.allreduce(np.array(values, np.float64), op=hvd.Sum, name="sums")
+    return [float(v) for v in total.numpy()]
+
+
+def largest_difference(variables: Sequence[Any]) -> float:
+    """The largest absolute difference of any weight between the first rank and any other; 0.0 when all are identical."""
+    import horovod.tensorflow as hvd
+
+    worst = 0.0
+    for number, variable in enumerate(variables):
+        mine = np.asarray(variable.numpy(), np.float64).ravel()
+        firsts = hvd.broadcast(mine, root_rank=0, name=f"compare_{number}").numpy()
+        worst = max(worst, float(np.abs(mine - firsts).max(initial=0.0)))
+    return float(np.max(hvd.allgather(np.array([worst]), name="worst").numpy()))

@@ -1,0 +1,326 @@
+"""The training of one rank: epochs of steps, validation, early stopping, checkpoints. Imported by ranks only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.contract import Contract
+from training import checkpoint, distributed, feed, uri
+from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
+from training.models import model_module, parameters_class
+from training.settings import ModelSettings, TrainingSettings
+from training.tensors import Array, Encoding
+
+TRIM = 16
+"""Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that a rank needs to know.
+
+    Attributes:
+        key: identity of the training: contract, settings and data.
+        contract: of the sequences.
+        encoding: vocabulary and normalisation.
+        model: which network.
+        settings: how to train.
+        training: shards of the training dates.
+        validation: shards of the validation date.
+        checkpoint_uri: where the state after each epoch is kept.
+        model_uri: where the first rank leaves `model.keras`.
+    """
+
+    key: str
+    contract: Contract
+    encoding: Encoding
+    model: ModelSettings
+    settings: TrainingSettings
+    training: ShardSet
+    validation: ShardSet
+    checkpoint_uri: str
+    model_uri: str
+
+    def to_json(self) -> str:
+        """Text form, the inverse of `from_json`."""
+        return json.dumps(
+            {
+                "key": self.key,
+                "contract": self.contract.to_dict(),
+                "encoding": self.encoding.to_dict(),
+                "model": self.model.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", by_alias=True),
+                "training": dataclasses.asdict(self.training),
+                "validation": dataclasses.asdict(self.validation),
+                "checkpoint_uri": self.checkpoint_uri,
+                "model_uri": self.model_uri,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Rebuild from `to_json`."""
+        stored = json.loads(text)
+        shards = {name: ShardSet(*map(tuple, stored[name].values())) for name in ("training", "validation")}
+        return cls(
+            key=stored["key"],
+            contract=Contract.from_dict(stored["contract"]),
+            encoding=Encoding.from_dict(stored["encoding"]),
+            model=ModelSettings(**stored["model"]),
+            settings=TrainingSettings(**stored["settings"]),
+            **shards,
+            checkpoint_uri=stored["checkpoint_uri"],
+            model_uri=stored["model_uri"],
+        )
+
+    def tensor_maker(self) -> TensorMaker:
+        """How this training makes tensors."""
+        width, trim = tensor_width(self.model, self.contract)
+        return TensorMaker(self.contract, self.encoding, width, trim)
+
+
+def tensor_width(model: ModelSettings, contract: Contract) -> tuple[int, int | None]:
+    """Padded length of a model's inputs, and the multiple that batches may be trimmed to (None: not at all)."""
+    width = min(int(model.resolved()["max_events"]), contract.length)
+    return width, None if model_module(model.name).FIXED_WIDTH else TRIM
+
+
+def build_model(model: ModelSettings, contract: Contract, encoding: Encoding) -> Any:
+    """The Keras model with fresh weights."""
+    from training.models.layers import Shapes
+
+    width, trim = tensor_width(model, contract)
+    shapes = Shapes.of(contract, encoding, width if trim is None else None)
+    return model_module(model.name).build(shapes, parameters_class(model.name)(**model.parameters))
+
+
+def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
+    """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
+    if step + 1 < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    share = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
+
+
+def train(plan: Plan, report: Report) -> dict[str, Any]:
+    """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
+
+    Args:
+        plan: equal on all ranks.
+        report: called by the first rank with the progress after some steps and after each epoch.
+
+    Returns:
+        JSON-ready: `history`, `best_epoch`, `validation_loss`, `validation_accuracy`, `largest_difference` between the
+        weights of the ranks, `weights` (their number), `resumed_epochs`.
+    """
+    rank = distributed.start(plan.settings.mixed_precision, plan.settings.seed)
+    state = _State.start(plan, rank)
+    resumed = state.epochs
+    while state.epochs < plan.settings.epochs and not state.out_of_patience():
+        state.run_epoch(report)
+        if rank.first:
+            checkpoint.save(state.snapshot(), plan.checkpoint_uri)
+    state.restore(state.model.variables, state.best)
+    difference = distributed.largest_difference(state.model.variables)
+    if rank.first:
+        _save_model(state.model, plan.model_uri)
+    best = state.history[state.best_epoch - 1]
+    return {
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+        "validation_loss": best["validation_loss"],
+        "validation_accuracy": best["validation_accuracy"],
+        "largest_difference": difference,
+        "weights": int(sum(np.prod(w.shape) for w in state.model.trainable_variables)),
+        "resumed_epochs": resumed,
+    }
+
+
+@dataclasses.dataclass
+class _State:
+    """A rank between two epochs."""
+
+    plan: Plan
+    rank: distributed.Rank
+    model: Any
+    optimizer: Any
+    train_step: Callable[..., Any]
+    validation_step: Callable[..., Any]
+    best: list[Array] = dataclasses.field(default_factory=list)
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def start(cls, plan: Plan, rank: distributed.Rank) -> _State:
+        """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
+        model = build_model(plan.model, plan.contract, plan.encoding)
+        optimizer = distributed.adamw(plan.settings.peak_learning_rate, plan.settings.weight_decay)
+        optimizer.build(model.trainable_variables)
+        state = cls(plan, rank, model, optimizer, *_steps(model, optimizer, plan.settings.auxiliary_weight))
+        found = checkpoint.load(plan.checkpoint_uri, plan.key)
+        # All ranks read the same file; that they found the same epoch is checked, not assumed.
+        first = distributed.broadcast_number(found.epochs if found else 0)
+        if first != (found.epochs if found else 0):
+            raise RuntimeError(f"rank {rank.number} does not see the checkpoint that the first rank sees")
+        if found:
+            state.restore(model.variables, found.model)
+            state.restore(optimizer.variables, found.optimizer)
+            state.best, state.best_loss, state.best_epoch = list(found.best), found.best_loss, found.best_epoch
+            state.history = [dict(entry) for entry in found.history]
+        distributed.broadcast([*model.variables, *optimizer.variables])
+        return state
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss has not improved for too long."""
+        return self.epochs - self.best_epoch >= self.plan.settings.patience if self.history else False
+
+    @staticmethod
+    def restore(variables: list[Any], values: Any) -> None:
+        """Assign values to variables in order."""
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+    def run_epoch(self, report: Report) -> None:
+        """One pass over the training shards and one over the validation shards."""
+        began = time.monotonic()
+        losses = self._train_epoch(report)
+        seconds = time.monotonic() - began
+        rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
+        validation_loss, accuracy = self._validate()
+        if not math.isfinite(validation_loss):
+            raise RuntimeError(
+                f"the validation loss is {validation_loss} after epoch {self.epochs + 1}: lower training.learning_rate"
+            )
+        entry = {
+            "epoch": float(self.epochs + 1),
+            "loss": losses,
+            "validation_loss": validation_loss,
+            "validation_accuracy": accuracy,
+            "learning_rate": float(self.optimizer.learning_rate.numpy()),
+            "seconds": seconds,
+            "users_per_second": rows / seconds,
+        }
+        self.history.append(entry)
+        if validation_loss < self.best_loss:
+            self.best_loss, self.best_epoch = validation_loss, self.epochs
+            self.best = [np.array(v.numpy()) for v in self.model.variables]
+        if self.rank.first:
+            report({"kind": "epoch", **entry})
+
+    def snapshot(self) -> checkpoint.Checkpoint:
+        """The state as it is stored."""
+        return checkpoint.Checkpoint(
+            key=self.plan.key,
+            epochs=self.epochs,
+            model=[np.array(v.numpy()) for v in self.model.variables],
+            optimizer=[np.array(v.numpy()) for v in self.optimizer.variables],
+            best=self.best,
+            best_loss=self.best_loss,
+            best_epoch=self.best_epoch,
+            history=self.history,
+        )
+
+    def _train_epoch(self, report: Report) -> float:
+        settings, shards = self.plan.settings, self.plan.training
+        steps = shards.steps(settings.global_batch)
+        rows = feed.training_rows(
+            shards,
+            self.rank.number,
+            self.rank.count,
+            settings.global_batch,
+            settings.shuffle_rows,
+            settings.seed,
+            self.epochs,
+        )
+        loss_sum, seen, began = 0.0, 0, time.monotonic()
+        for batch in self._batches(rows):
+            done = self.epochs * steps + seen
+            self.optimizer.learning_rate = learning_rate(
+                done, settings.epochs * steps, settings.warmup_epochs * steps, settings.peak_learning_rate
+            )
+            loss_sum += float(self.train_step(batch))
+            seen += 1
+            if self.rank.first:
+                speed = seen * settings.global_batch / (time.monotonic() - began)
+                report(
+                    {
+                        "kind": "step",
+                        "step": done + 1,
+                        "steps": settings.epochs * steps,
+                        "loss": loss_sum / seen,
+                        "users_per_second": speed,
+                    }
+                )
+        return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
+
+    def _validate(self) -> tuple[float, float]:
+        share = max(1, self.plan.settings.global_batch // self.rank.count)
+        rows = feed.validation_rows(self.plan.validation, self.rank.number, self.rank.count, share)
+        totals = np.zeros(3)
+        for batch in self._batches(rows):
+            totals += np.array([float(v) for v in self.validation_step(batch)])
+        loss, correct, count = distributed.sums(list(totals))
+        return loss / count, correct / count
+
+    def _batches(self, rows: Any) -> Iterator[Any]:
+        yield from feed.prefetch(rows, self.plan.tensor_maker(), self.plan.settings.prefetch_batches)
+
+
+def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows)."""
+    import keras
+    import tensorflow as tf
+
+    signature = {
+        name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()
+    }
+    signature |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+
+    def log_losses(batch: Any, outputs: Any) -> Any:
+        return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
+
+    @tf.function(input_signature=[signature], jit_compile=False)
+    def train_step(batch: Any) -> Any:
+        with tf.GradientTape() as tape:
+            outputs = model({name: batch[name] for name in model.input}, training=True)
+            loss = tf.reduce_mean(log_losses(batch, outputs))
+            if "value" in outputs:
+                values = tf.squeeze(outputs["value"], -1)
+                loss += auxiliary_weight * tf.reduce_mean(keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None]))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+        )
+        return loss
+
+    @tf.function(input_signature=[signature], jit_compile=False)
+    def validation_step(batch: Any) -> Any:
+        outputs = model({name: batch[name] for name in model.input}, training=False)
+        found = tf.argmax(outputs["tier"], axis=-1, output_type=tf.int32)
+        correct = tf.reduce_sum(tf.cast(found == batch[TARGET_TIER], tf.float32))
+        return tf.reduce_sum(log_losses(batch, outputs)), correct, tf.shape(found)[0]
+
+    return train_step, validation_step
+
+
+def _save_model(model: Any, address: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        uri.write_bytes(address, path.read_bytes())

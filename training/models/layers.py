@@ -1,0 +1,141 @@
+"""Keras layers that leave padding out, and the inputs that all networks share. Imported where a network is built.
+
+Events come first in each row and padding last, so a recurrent layer needs no mask: what it gives at an event does not
+depend on the padding that follows. Only what mixes steps (pooling, convolution) has to look at the mask.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from training.tensors import FIRST_CODE, TIME_CHANNELS
+
+PACKAGE = "tiercast"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Sizes that follow from contract and encoding.
+
+    Attributes:
+        width: padded length W, or None where the network takes any.
+        channels: C, numeric channels of an event.
+        vocabularies: number of values of each categorical channel.
+        aggregates: A, numbers of a user.
+        tiers: K.
+    """
+
+    width: int | None
+    channels: int
+    vocabularies: tuple[int, ...]
+    aggregates: int
+    tiers: int
+
+    @classmethod
+    def of(cls, contract: Any, encoding: Any, width: int | None) -> Shapes:
+        """Sizes of the tensors that `training.tensors.to_tensors` makes of a contract and encoding."""
+        return cls(
+            width=width,
+            channels=len(TIME_CHANNELS) + len(contract.numeric),
+            vocabularies=tuple(len(encoding.vocabulary[c]) for c in contract.categorical),
+            aggregates=len(contract.aggregates) + len(encoding.indicated),
+            tiers=len(contract.tiers),
+        )
+
+    def inputs(self) -> dict[str, keras.KerasTensor]:
+        """Keras inputs by the names of the tensors."""
+        return {
+            "channels": keras.Input((self.width, self.channels), name="channels"),
+            "codes": keras.Input((self.width, len(self.vocabularies)), dtype="int32", name="codes"),
+            "mask": keras.Input((self.width,), dtype="bool", name="mask"),
+            "aggregates": keras.Input((self.aggregates,), name="aggregates"),
+            "tier": keras.Input((self.tiers,), name="tier"),
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class EventEmbedding(keras.layers.Layer):
+    """Numeric channels beside an embedding of each categorical channel, zero at padded steps.
+
+    Called with channels [n, W, C], codes [n, W, Q] and present [n, W]; gives [n, W, C + Q * size].
+    """
+
+    def __init__(self, vocabularies: list[int], size: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.vocabularies, self.size = list(vocabularies), size
+        self.tables = [keras.layers.Embedding(n + FIRST_CODE, size) for n in self.vocabularies]
+
+    def build(self, *_: Any) -> None:
+        """One table per categorical channel."""
+        for table in self.tables:
+            table.build()
+        super().build(None)
+
+    def call(self, channels: Any, codes: Any, present: Any) -> Any:
+        """See the class."""
+        parts = [channels, *(table(codes[:, :, q]) for q, table in enumerate(self.tables))]
+        joined = ops.concatenate([ops.cast(p, self.compute_dtype) for p in parts], axis=-1)
+        return ops.where(present[:, :, None], joined, ops.zeros_like(joined))
+
+    def compute_output_shape(self, channels_shape: Any, **_: Any) -> Any:
+        """[n, W, C + Q * size]."""
+        return (*channels_shape[:-1], channels_shape[-1] + self.size * len(self.vocabularies))
+
+    def get_config(self) -> dict[str, Any]:
+        """For loading."""
+        return {**super().get_config(), "vocabularies": self.vocabularies, "size": self.size}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LastEvent(keras.layers.Layer):
+    """The step of the last event: [n, W, H] and present [n, W] to [n, H]; zeros for a row without events."""
+
+    def call(self, steps: Any, present: Any) -> Any:
+        """See the class."""
+        # An event followed by padding, or in the last step, is the last one.
+        following = ops.pad(present[:, 1:], [[0, 0], [0, 1]])
+        last = ops.logical_and(present, ops.logical_not(following))[:, :, None]
+        return ops.sum(ops.where(last, steps, ops.zeros_like(steps)), axis=1)
+
+    def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
+        """[n, H]."""
+        return (steps_shape[0], steps_shape[-1])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class EventPooling(keras.layers.Layer):
+    """Mean, maximum and last over the events: [n, W, H] and present [n, W] to [n, 3 H]; zeros for a row without events."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.last = LastEvent()
+
+    def call(self, steps: Any, present: Any) -> Any:
+        """See the class."""
+        real = present[:, :, None]
+        none = ops.zeros_like(steps)
+        # Half precision overflows beyond 65504; no recurrent state comes near -1e4.
+        highest = ops.max(ops.where(real, steps, none - 1e4), axis=1)
+        count = ops.sum(ops.cast(real, "float32"), axis=1)
+        total = ops.sum(ops.cast(ops.where(real, steps, none), "float32"), axis=1)
+        mean = ops.cast(total / ops.maximum(count, 1.0), steps.dtype)
+        highest = ops.where(count > 0, highest, ops.zeros_like(highest))
+        return ops.concatenate([mean, highest, self.last(steps, present=present)], axis=-1)
+
+    def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
+        """[n, 3 H]."""
+        return (steps_shape[0], 3 * steps_shape[-1])
+
+
+def tier_head(features: Any, tiers: int) -> Any:
+    """Softmax over the tiers, always in float32."""
+    return keras.layers.Dense(tiers, activation="softmax", dtype="float32", name="tier_probabilities")(features)
+
+
+def value_head(features: Any) -> Any:
+    """The auxiliary forecast of log1p of the outcome value, [n, 1], always in float32."""
+    return keras.layers.Dense(1, dtype="float32", name="log_value")(features)

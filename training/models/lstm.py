@@ -1,0 +1,46 @@
+"""Two stacked LSTMs over the events, read at the last one, and one dense layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FIXED_WIDTH = False
+
+
+class Parameters(BaseModel):
+    """Sizes of the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_events: int = Field(128, ge=1, le=4096, description="newest events that are read")
+    embedding: int = Field(8, ge=1, le=512, description="size of each categorical channel's embedding")
+    first_units: int = Field(128, ge=1, le=4096)
+    second_units: int = Field(128, ge=1, le=4096)
+    dense: int = Field(64, ge=1, le=8192)
+    dropout: float = Field(0.2, ge=0, lt=1, description="after each LSTM and the dense layer")
+
+
+def build(shapes: Any, parameters: Parameters) -> Any:
+    """The Keras model: LSTM, Dropout, LSTM, Dropout, Dense, Dropout, softmax over tiers.
+
+    Args:
+        shapes: `training.models.layers.Shapes`.
+        parameters: sizes.
+    """
+    import keras
+
+    from training.models.layers import EventEmbedding, LastEvent, tier_head
+
+    inputs = shapes.inputs()
+    x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
+        inputs["channels"], codes=inputs["codes"], present=inputs["mask"]
+    )
+    x = keras.layers.LSTM(parameters.first_units, return_sequences=True)(x)
+    x = keras.layers.Dropout(parameters.dropout)(x)
+    x = keras.layers.LSTM(parameters.second_units, return_sequences=True)(x)
+    x = keras.layers.Dropout(parameters.dropout)(LastEvent()(x, present=inputs["mask"]))
+    x = keras.layers.Dense(parameters.dense, activation="relu")(x)
+    x = keras.layers.Dropout(parameters.dropout)(x)
+    return keras.Model(inputs, {"tier": tier_head(x, shapes.tiers)}, name="lstm")

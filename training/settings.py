@@ -1,0 +1,171 @@
+"""Typed settings of model, training, evaluation and scoring, as they stand in the YAML files.
+
+Each class rejects unknown keys; a contradiction raises ValueError with a message for the person who edits the YAML.
+Numbers that matter have no defaults here: they stand in `conf/base.yaml`, where everybody sees them.
+"""
+
+from __future__ import annotations
+
+import calendar
+import datetime as dt
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from training.models import REGISTRY, parameters_class
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
+_STEP = re.compile(r"^([1-9][0-9]*)(mo|w|d)$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Strict):
+    """Which network, and its sizes."""
+
+    name: str = Field(description="a name of training.models.REGISTRY")
+    parameters: dict[str, int | float | str | bool] = Field({}, description="the model's own parameters, if not default")
+
+    @model_validator(mode="after")
+    def _parameters_fit_the_model(self) -> ModelSettings:
+        if self.name not in REGISTRY:
+            raise ValueError(f"there is no model {self.name!r}; there are {sorted(REGISTRY)}")
+        try:
+            parameters_class(self.name)(**self.parameters)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, e['loc'])) or self.name}: {e['msg']}" for e in error.errors())
+            raise ValueError(f"parameters of model {self.name!r}: {found}") from None
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All parameters of the model, defaults included."""
+        return parameters_class(self.name)(**self.parameters).model_dump()
+
+
+class DateRange(_Strict):
+    """Dates from `from` to `to`, both included, one `every` step."""
+
+    from_: dt.date = Field(alias="from", description="first as-of date")
+    to: dt.date = Field(description="no as-of date after this one")
+    every: str = Field(pattern=_STEP.pattern, description="step: 1mo, 2w, 7d")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> DateRange:
+        if self.to < self.from_:
+            raise ValueError(f"`to` {self.to} lies before `from` {self.from_}")
+        return self
+
+
+def expand(dates: DateRange) -> tuple[dt.date, ...]:
+    """Every date of a range, ascending. Month steps keep the day of `from`, or take a shorter month's last day."""
+    found = _STEP.match(dates.every)
+    assert found is not None  # DateRange checked it
+    count, unit = int(found[1]), found[2]
+    every, step = [], 0
+    while (date := _shifted(dates.from_, count * step, unit)) <= dates.to:
+        every.append(date)
+        step += 1
+    return tuple(every)
+
+
+def _shifted(date: dt.date, count: int, unit: str) -> dt.date:
+    if unit != "mo":
+        return date + dt.timedelta(days=count * (7 if unit == "w" else 1))
+    years, month = divmod(date.month - 1 + count, 12)
+    year = date.year + years
+    return dt.date(year, month + 1, min(date.day, calendar.monthrange(year, month + 1)[1]))
+
+
+class TrainingSettings(_Strict):
+    """How a model is trained.
+
+    `batch` says what `batch_size` counts. With `global` it is the rows of one step over all ranks: any number of ranks
+    takes the same steps and ends in the same weights, so the learning rate does not depend on the ranks. With
+    `per_rank` the rows of a step grow with the ranks, and the learning rate is scaled linearly with them after a
+    gradual warm-up (Goyal et al., arXiv 1706.02677).
+    """
+
+    as_of: list[dt.date] | DateRange = Field(description="training as-of dates: a list, or {from, to, every}")
+    validation_as_of: dt.date = Field(description="as-of date of the validation loss, later than all of `as_of`")
+    ranks: Positive = Field(le=4096, description="Horovod processes, each in one Spark task slot")
+    shards: Positive = Field(le=65_536, description="files the examples are staged in, a multiple of ranks")
+    batch: Literal["global", "per_rank"] = Field(description="what batch_size counts")
+    batch_size: Positive = Field(le=1_048_576, description="rows of one step, see `batch`")
+    epochs: Positive = Field(le=10_000)
+    learning_rate: float = Field(gt=0, le=10, description="peak of the schedule for one rank")
+    warmup_epochs: float = Field(ge=0, description="epochs of linear rise to the peak; a cosine to zero follows")
+    weight_decay: float = Field(ge=0, le=1, description="decoupled weight decay of AdamW")
+    patience: Positive = Field(description="epochs without a better validation loss after which training stops")
+    auxiliary_weight: float = Field(ge=0, description="weight of the Huber loss on log1p of the outcome value")
+    mixed_precision: bool = Field(description="bfloat16 arithmetic where a GPU is used; weights stay float32")
+    vocabulary_size: Positive = Field(le=1_000_000, description="most codes of a categorical channel")
+    shuffle_rows: Positive = Field(description="rows of each shard's shuffle buffer")
+    row_group_rows: Positive = Field(description="rows of a staged parquet row group, the unit of reading")
+    prefetch_batches: Positive = Field(le=64, description="batches prepared beside the running step")
+    seed: int = Field(ge=0, lt=2**31, description="of weights, shards and shuffling")
+    start_timeout_seconds: Seconds = Field(description="how long to wait for task slots of all ranks")
+    network_interfaces: list[str] | None = Field(None, description="interfaces ranks talk over; unset: found out")
+
+    @field_validator("as_of")
+    @classmethod
+    def _dates_increase(cls, value: list[dt.date] | DateRange) -> list[dt.date] | DateRange:
+        if isinstance(value, list) and (not value or value != sorted(set(value))):
+            raise ValueError("needs at least one date, ascending and without repetitions")
+        return value
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> TrainingSettings:
+        problems = []
+        if self.validation_as_of <= self.dates[-1]:
+            problems.append(
+                f"validation_as_of {self.validation_as_of} must be later than the last training date {self.dates[-1]}"
+            )
+        if self.shards % self.ranks:
+            problems.append(f"shards {self.shards} must be a multiple of ranks {self.ranks}")
+        if self.global_batch % self.shards:
+            problems.append(f"the rows of a step, {self.global_batch}, must be a multiple of shards {self.shards}")
+        if self.warmup_epochs > self.epochs:
+            problems.append(f"warmup_epochs {self.warmup_epochs} must not exceed epochs {self.epochs}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def dates(self) -> tuple[dt.date, ...]:
+        """Training as-of dates, ascending."""
+        return expand(self.as_of) if isinstance(self.as_of, DateRange) else tuple(self.as_of)
+
+    @property
+    def all_dates(self) -> tuple[dt.date, ...]:
+        """Training as-of dates and the validation date."""
+        return (*self.dates, self.validation_as_of)
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of one step over all ranks."""
+        return self.batch_size * (self.ranks if self.batch == "per_rank" else 1)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Learning rate at the end of the warm-up."""
+        return self.learning_rate * (self.ranks if self.batch == "per_rank" else 1)
+
+
+class EvaluationSettings(_Strict):
+    """On which date and how a model is judged."""
+
+    as_of: dt.date = Field(description="as-of date whose outcomes no training window overlaps")
+    max_users: Positive = Field(description="most users whose forecasts are brought to the driver")
+    calibration_bins: int = Field(ge=2, le=1000, description="equal-mass bins of the calibration error")
+
+
+class ScoringSettings(_Strict):
+    """Which bundle scores, and in what portions."""
+
+    model_version: str = Field(min_length=1, description="`latest`, or the version of a bundle")
+    batch_rows: Positive = Field(le=1_000_000, description="rows of an Arrow batch handed to the UDF")
+    model_rows: Positive = Field(le=65_536, description="rows of one call of the network")

@@ -1,0 +1,301 @@
+"""Examples for training: rows of `sequences` with their outcomes, staged as parquet shards under a URI.
+
+One row of a shard is a user at a training or validation date. Shard and place within it are hashes of user, date and
+seed, so that neither the arrangement of the tables nor the number of tasks changes a training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from features.contract import Contract
+from features.errors import TrainingDataError
+from training import uri
+from training.feed import OUTCOME_RANK, OUTCOME_VALUE, ShardSet
+from training.settings import TrainingSettings
+from training.statistics import Statistics
+from training.tensors import AS_OF, TIER_RANK, Array, Encoding, input_schema, required_columns
+
+TRAINING, VALIDATION = "training", "validation"
+SPLITS = (TRAINING, VALIDATION)
+FORMAT = 1
+"""Raised when the meaning of staged examples changes."""
+
+_SUMMARY = "split int, shard int, rows bigint, statistics string"
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Staged examples: their shards, and what was learned from the training split about encoding them."""
+
+    training: ShardSet
+    validation: ShardSet
+    encoding: Encoding
+
+    def to_json(self) -> str:
+        """Text form, the inverse of `from_json`."""
+        splits = {split: dataclasses.asdict(getattr(self, split)) for split in SPLITS}
+        return json.dumps({**splits, "encoding": self.encoding.to_dict()})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Examples:
+        """Rebuild from `to_json`."""
+        stored = json.loads(text)
+        shards = [ShardSet(tuple(stored[s]["uris"]), tuple(stored[s]["rows"])) for s in SPLITS]
+        return cls(*shards, Encoding.from_dict(stored["encoding"]))
+
+
+def example_schema(contract: Contract) -> pa.Schema:
+    """Arrow types of a staged example: what tensors are made of, and the outcome."""
+    outcome = [pa.field(OUTCOME_RANK, pa.int32()), pa.field(OUTCOME_VALUE, pa.float64())]
+    return pa.schema([*input_schema(contract), *outcome])
+
+
+def data_identity(
+    sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings
+) -> dict[str, Any]:
+    """Fingerprints of the rows that a training would read, after checking that they can train.
+
+    Returns:
+        JSON-ready: for both tables and each date the sorted `inputs_id` of its rows.
+
+    Raises:
+        TrainingDataError: a date has no rows, rows follow another contract, or all outcomes are in one tier.
+    """
+    contracts = _grouped(sequences, settings.all_dates, "contract_id")
+    _check_contract(contracts, contract)
+    tiers = _grouped(outcomes, settings.all_dates, OUTCOME_RANK)
+    _check_dates("sequences", "build_sequences", contracts, settings)
+    _check_dates("outcomes", "build_outcomes", tiers, settings)
+    classes = {row[OUTCOME_RANK] for row in tiers if row[AS_OF] in settings.dates}
+    if len(classes) < 2:
+        raise TrainingDataError(
+            f"all outcomes of the training dates {_listed(settings.dates)} are in tier "
+            f"{contract.tiers[classes.pop()]!r}: a model needs at least two; check the tiers' thresholds, or train on "
+            "other dates"
+        )
+    return {
+        name: {str(date): sorted({r["inputs_id"] for r in rows if r[AS_OF] == date}) for date in settings.all_dates}
+        for name, rows in (("sequences", contracts), ("outcomes", tiers))
+    }
+
+
+def examples_key(contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of everything that the staged examples depend on."""
+    chosen = settings.model_dump(
+        mode="json", include={"as_of", "validation_as_of", "shards", "row_group_rows", "vocabulary_size", "seed"}
+    )
+    return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity})
+
+
+def digest(content: Any) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def stage(
+    sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings, folder: str
+) -> Examples:
+    """Write the shards under `folder`, or find them there whole from an earlier run.
+
+    Raises:
+        TrainingDataError: too few rows for the shards, or no validation rows.
+        StorageError: `folder` cannot be written.
+    """
+    marker = uri.join(folder, "examples.json")
+    if uri.exists(marker):
+        return Examples.from_json(uri.read_bytes(marker))
+    rows = _arranged(examples(sequences, outcomes, contract, settings), settings)
+    written = rows.mapInArrow(_shard_writer(contract, folder, settings.row_group_rows), _SUMMARY).collect()
+    found = {(row["split"], row["shard"]): row for row in written}
+    counts = [[found[s, k]["rows"] if (s, k) in found else 0 for k in range(settings.shards)] for s in (0, 1)]
+    _check_counts(counts, settings)
+    statistics = Statistics.empty(contract)
+    for shard in range(settings.shards):
+        statistics.merge(Statistics.from_dict(json.loads(found[0, shard]["statistics"])))
+    shards = [
+        ShardSet(tuple(_shard_uri(folder, split, k) for k in range(settings.shards)), tuple(counts[split]))
+        for split in (0, 1)
+    ]
+    staged = Examples(*shards, statistics.encoding(settings.vocabulary_size))
+    uri.write_bytes(marker, staged.to_json().encode())
+    return staged
+
+
+def examples(sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings) -> DataFrame:
+    """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation."""
+    keys = ["user_id", AS_OF]
+    dates = list(settings.all_dates)
+    known = sequences.where(f.col(AS_OF).isin(dates)).select("user_id", *required_columns(contract))
+    outcome = outcomes.where(f.col(AS_OF).isin(dates)).select(
+        *keys, OUTCOME_RANK, f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE)
+    )
+    split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
+    return known.join(outcome, on=keys, how="inner").withColumn("split", split)
+
+
+def tier_transitions(
+    sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract
+) -> Array:
+    """[K, K] int64: how many users went from each current tier (row) to each outcome tier (column) at `dates`."""
+    keys = ["user_id", AS_OF]
+    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*keys, TIER_RANK)
+    outcome = outcomes.where(f.col(AS_OF).isin(list(dates))).select(*keys, OUTCOME_RANK)
+    counts = known.join(outcome, on=keys, how="inner").groupBy(TIER_RANK, OUTCOME_RANK).count().collect()
+    found = np.zeros((len(contract.tiers), len(contract.tiers)), np.int64)
+    for row in counts:
+        found[row[TIER_RANK], row[OUTCOME_RANK]] = row["count"]
+    return found
+
+
+def write_shards(
+    batches: Iterable[pa.RecordBatch], contract: Contract, folder: str, row_group_rows: int
+) -> Iterator[tuple[int, int, int, Statistics]]:
+    """Write a stream of examples that is sorted by `split` and `shard`, one file for each; pure but for the files.
+
+    Row groups have exactly `row_group_rows` rows but for the last, however the stream is cut into batches.
+
+    Yields:
+        split, shard, rows, and the statistics of a training shard (empty for validation), as each is finished.
+    """
+    for (split, shard), parts in _runs(batches):
+        statistics, count = Statistics.empty(contract), 0
+        schema = example_schema(contract)
+        with (
+            uri.writing(_shard_uri(folder, split, shard)) as file,
+            pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer,
+        ):
+            for group in _regrouped(parts, row_group_rows):
+                rows = group.select(schema.names).cast(schema)
+                writer.write_table(rows, row_group_size=row_group_rows)
+                count += rows.num_rows
+                if split == SPLITS.index(TRAINING):
+                    statistics.add(rows, contract)
+        yield split, shard, count, statistics
+
+
+def _arranged(rows: DataFrame, settings: TrainingSettings) -> DataFrame:
+    """Each shard of each split in one partition, in a total order that no arrangement of the input changes."""
+    identity = [f.col("user_id"), f.col(AS_OF), f.lit(settings.seed)]
+    shard = f.pmod(f.xxhash64(*identity), f.lit(settings.shards)).cast("int")
+    return (
+        rows.withColumn("shard", shard)
+        .withColumn("place", f.xxhash64(f.lit("place"), *identity))
+        .repartitionById(2 * settings.shards, f.col("split") * settings.shards + f.col("shard"))
+        .sortWithinPartitions("split", "shard", "place", "user_id", AS_OF)
+        .drop("place", "user_id")
+    )
+
+
+def _shard_writer(contract: Contract, folder: str, row_group_rows: int) -> Any:
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for split, shard, rows, statistics in write_shards(batches, contract, folder, row_group_rows):
+            yield pa.RecordBatch.from_pydict(
+                {
+                    "split": pa.array([split], pa.int32()),
+                    "shard": pa.array([shard], pa.int32()),
+                    "rows": pa.array([rows], pa.int64()),
+                    "statistics": pa.array([json.dumps(statistics.to_dict())]),
+                }
+            )
+
+    return write
+
+
+def _runs(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int], Iterator[pa.Table]]]:
+    """Consecutive rows of one split and shard; each run has to be read to its end before the next."""
+    pieces = _pieces(batches)
+    ahead = next(pieces, None)
+    while ahead is not None:
+        key, first = ahead
+        ahead = None
+
+        def run(key: tuple[int, int] = key, first: pa.Table = first) -> Iterator[pa.Table]:
+            nonlocal ahead
+            yield first
+            for found, rows in pieces:
+                if found != key:
+                    ahead = (found, rows)
+                    return
+                yield rows
+
+        yield key, run()
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    for batch in batches:
+        keys = np.stack([batch.column(n).to_numpy() for n in ("split", "shard")], axis=1)
+        changes = np.flatnonzero((np.diff(keys, axis=0) != 0).any(axis=1)) + 1
+        for start, end in zip([0, *changes], [*changes, len(keys)], strict=True):
+            if end > start:
+                yield (int(keys[start, 0]), int(keys[start, 1])), pa.Table.from_batches([batch.slice(start, end - start)])
+
+
+def _regrouped(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    count = 0
+    for part in parts:
+        held.append(part)
+        count += part.num_rows
+        if count >= rows:
+            table = pa.concat_tables(held)
+            whole = count - count % rows
+            yield from (table.slice(start, rows) for start in range(0, whole, rows))
+            held, count = [table.slice(whole)], count - whole
+    if count:
+        yield pa.concat_tables(held)
+
+
+def _shard_uri(folder: str, split: int, shard: int) -> str:
+    return uri.join(folder, f"{SPLITS[split]}-{shard:05d}.parquet")
+
+
+def _grouped(table: DataFrame, dates: Sequence[dt.date], column: str) -> list[Any]:
+    # Rows of the answer: dates times inputs times contracts or tiers, never users.
+    return table.where(f.col(AS_OF).isin(list(dates))).groupBy(AS_OF, "inputs_id", column).count().collect()
+
+
+def _check_contract(rows: Sequence[Any], contract: Contract) -> None:
+    others = sorted({(row[AS_OF], row["contract_id"]) for row in rows if row["contract_id"] != contract.id})
+    if others:
+        named = ", ".join(f"{date}: {found}" for date, found in others)
+        raise TrainingDataError(
+            f"sequences follow another contract than the settings ({contract.id}): {named}; run build_sequences for "
+            "these dates again, or go back to the settings they were built with"
+        )
+
+
+def _check_dates(table: str, job: str, rows: Sequence[Any], settings: TrainingSettings) -> None:
+    present = {row[AS_OF] for row in rows}
+    missing = [date for date in settings.all_dates if date not in present]
+    if missing:
+        raise TrainingDataError(
+            f"table {table} has no rows as of {_listed(missing)}: run {job} for them, or leave them out of "
+            "training.as_of and training.validation_as_of"
+        )
+
+
+def _check_counts(counts: Sequence[Sequence[int]], settings: TrainingSettings) -> None:
+    training, validation = counts
+    if not sum(validation):
+        raise TrainingDataError(f"no user of the validation date {settings.validation_as_of} has an outcome")
+    if not all(training):
+        raise TrainingDataError(
+            f"{sum(training)} training rows leave {list(training).count(0)} of {settings.shards} shards empty: lower "
+            "training.shards (and training.ranks), or train on more dates"
+        )
+
+
+def _listed(dates: Iterable[dt.date]) -> str:
+    return ", ".join(map(str, dates))

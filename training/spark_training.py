@@ -1,0 +1,312 @@
+"""Training on Spark's executors: stage the examples, run the ranks with Horovod, leave a bundle.
+
+Horovod's driver, task and rendezvous services listen on all addresses; their messages are signed by a per-job secret.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from features.contract import Contract
+from features.errors import BundleError, RankFailedError
+from training import bundle, spark_examples, uri
+from training.bundle import Manifest
+from training.loop import Plan
+from training.settings import ModelSettings, TrainingSettings
+from training.spark_examples import Examples
+
+FORMAT = 1
+"""Raised when a change of code changes what a training with equal settings gives."""
+
+_NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches"}
+_RANK_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_NOTE = "TIERCAST-NOTE "
+"""Starts a line by which a rank tells the driver something, as JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        version: of the bundle.
+        created: False if a finished bundle of the same key was there already, and nothing was done.
+        manifest: of the bundle.
+        counts: `training_rows` and `validation_rows`.
+    """
+
+    version: str
+    created: bool
+    manifest: Manifest
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of the two splits."""
+        return {name: int(self.manifest.metrics[name]) for name in ("training_rows", "validation_rows")}
+
+
+def train_model(
+    spark: SparkSession,
+    sequences: DataFrame,
+    outcomes: DataFrame,
+    contract: Contract,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    models_uri: str,
+    staging_uri: str,
+    provenance: Mapping[str, Any],
+    progress: bool = True,
+) -> Trained:
+    """Train a model and write its bundle, or find the finished bundle of the same training.
+
+    Args:
+        spark: whose task slots the ranks take, all at once: no dynamic allocation, no speculation.
+        sequences: the whole table; the dates of the settings are chosen here.
+        outcomes: likewise.
+        contract: that the sequences must follow.
+        model: which network.
+        settings: how to train.
+        models_uri: where bundles lie.
+        staging_uri: where examples and checkpoints lie; may be emptied when no training runs.
+        provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
+        progress: whether to show a progress bar.
+
+    Raises:
+        TrainingDataError: the rows cannot train a model.
+        RankFailedError: a rank failed; its own error is in the message.
+        StorageError: a URI cannot be read or written.
+    """
+    identity = spark_examples.data_identity(sequences, outcomes, contract, settings)
+    key = training_key(contract, model, settings, identity)
+    version = f"{model.name}-{settings.validation_as_of}-{key}"
+    if (finished := _finished(models_uri, version)) is not None:
+        bundle.point_latest(models_uri, version)
+        return Trained(version, False, finished)
+    examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
+    examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
+    work = uri.join(staging_uri, "trainings", key)
+    plan = Plan(
+        key=key,
+        contract=contract,
+        encoding=examples.encoding,
+        model=model,
+        settings=settings,
+        training=examples.training,
+        validation=examples.validation,
+        checkpoint_uri=uri.join(work, "checkpoint.npz"),
+        model_uri=uri.join(work, bundle.MODEL_FILE),
+    )
+    result = run_ranks(spark, plan, progress)
+    manifest = _manifest(version, plan, result, examples, {**provenance, "inputs": identity})
+    whole = bundle.write_bundle(models_uri, manifest, {bundle.MODEL_FILE: uri.read_bytes(plan.model_uri)})
+    uri.delete_folder(work)
+    return Trained(version, True, whole)
+
+
+def training_key(
+    contract: Contract, model: ModelSettings, settings: TrainingSettings, identity: Mapping[str, Any]
+) -> str:
+    """Twelve hexadecimal digits of everything that the weights depend on: contract, model, settings, rows."""
+    return spark_examples.digest(
+        {
+            "format": FORMAT,
+            "contract": contract.to_dict(),
+            "model": {"name": model.name, "parameters": model.resolved()},
+            "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "data": identity,
+        }
+    )
+
+
+def run_ranks(spark: SparkSession, plan: Plan, progress: bool = False) -> dict[str, Any]:
+    """Run `training.loop.train` in as many ranks as the plan says; the first rank's answer.
+
+    Raises:
+        RankFailedError: a rank failed, died, or found no task slot in time. No process is left behind.
+    """
+    import horovod.spark
+
+    settings = plan.settings
+    output = RankOutput(progress)
+    began = time.monotonic()
+    try:
+        with output:
+            results = horovod.spark.run(
+                rank_entry(import_paths(spark)),
+                args=(plan.to_json(),),
+                num_proc=settings.ranks,
+                start_timeout=settings.start_timeout_seconds,
+                use_gloo=True,
+                env=dict(_RANK_ENVIRONMENT),
+                stdout=output,
+                stderr=output,
+                verbose=0,
+                nics=set(settings.network_interfaces) if settings.network_interfaces else None,
+            )
+    except Exception as error:  # Horovod raises bare RuntimeError, Exception and its own classes
+        raise RankFailedError(output.explain(error, settings, time.monotonic() - began)) from error
+    return dict(results[0])
+
+
+def import_paths(spark: SparkSession) -> list[str]:
+    """Where a rank may find this package: the driver's own folder, and the archives shipped by --py-files.
+
+    Spark puts the archives on the path of its own Python workers, and ranks are processes that those start.
+    """
+    shipped = [name for name in getattr(spark.sparkContext, "_python_includes", [])]
+    return [str(Path(__file__).resolve().parent.parent), *shipped]
+
+
+def rank_entry(paths: list[str]) -> Callable[[str], dict[str, Any]]:
+    """What each rank runs. It travels by value, so that it can mend the import path before this package is imported."""
+    note = _NOTE
+
+    def run(plan_json: str) -> dict[str, Any]:
+        import json
+        import os
+        import sys
+        import time
+        import traceback
+
+        def tell(content: Any) -> None:
+            sys.stderr.write(note + json.dumps(content) + "\n")
+            sys.stderr.flush()
+
+        try:
+            work = os.environ.get("HOROVOD_SPARK_WORK_DIR", os.getcwd())
+            sys.path[:0] = [p if os.path.isabs(p) else os.path.join(work, p) for p in paths]
+            from training.loop import Plan, train
+
+            return train(Plan.from_json(plan_json), tell)
+        except BaseException as error:
+            tell(
+                {
+                    "kind": "error",
+                    "rank": int(os.environ.get("HOROVOD_RANK", -1)),
+                    "time": time.time(),
+                    "type": type(error).__name__,
+                    "message": str(error),
+                    "traceback": traceback.format_exc(),
+                }
+            )
+            raise
+
+    return run
+
+
+class RankOutput:
+    """A text stream that takes what all ranks print: notes are acted upon, the last lines of the rest are kept."""
+
+    def __init__(self, progress: bool) -> None:
+        self._progress = progress
+        self._pending = ""
+        self._errors: list[dict[str, Any]] = []
+        self._lines: collections.deque[str] = collections.deque(maxlen=50)
+        self._bar: Any = None
+
+    def __enter__(self) -> RankOutput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def write(self, text: str) -> int:
+        """Take any piece of text."""
+        *lines, self._pending = (self._pending + text).split("\n")
+        for line in lines:
+            self._take(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is buffered beyond the line."""
+
+    def explain(self, error: Exception, settings: TrainingSettings, seconds: float) -> str:
+        """The message of a failed run: the first rank's own error, or what is known if a rank died without a word."""
+        own = [e for e in self._errors if e["type"] != "HorovodInternalError"] or self._errors
+        if own:
+            first = min(own, key=lambda e: float(e["time"]))
+            return (
+                f"rank {first['rank']} of {settings.ranks} failed: {first['type']}: {first['message']}\n"
+                f"{first['traceback']}"
+            )
+        if "Timed out waiting" in str(error):
+            return (
+                f"the {settings.ranks} ranks did not start within {settings.start_timeout_seconds} s: each needs a free "
+                "task slot at the same time; give Spark that many cores, or lower training.ranks"
+            )
+        last = "\n".join(self._lines)
+        return (
+            f"a rank died after {seconds:.0f} s without an error of its own (killed, or out of memory); start the job "
+            f"again, it goes on from the last epoch\n{last}".rstrip()
+        )
+
+    def _take(self, line: str) -> None:
+        _, mark, note = line.partition(_NOTE)
+        if not mark:
+            if line.strip():
+                self._lines.append(line)
+            return
+        try:
+            content = json.loads(note)
+        except ValueError:  # two ranks' lines mixed
+            self._lines.append(line)
+            return
+        if content["kind"] == "error":
+            self._errors.append(content)
+        elif self._progress:
+            self._show(content)
+
+    def _show(self, content: Mapping[str, Any]) -> None:
+        from tqdm import tqdm
+
+        if content["kind"] == "step":
+            if self._bar is None:
+                self._bar = tqdm(total=content["steps"], desc="train", unit="step", file=sys.stderr)
+            self._bar.n = content["step"]
+            self._bar.set_postfix_str(f"loss {content['loss']:.4f}, {content['users_per_second']:,.0f} users/s")
+        elif self._bar is not None:
+            self._bar.set_description(f"epoch {content['epoch']:.0f}, validation {content['validation_loss']:.4f}")
+
+
+def _finished(models_uri: str, version: str) -> Manifest | None:
+    try:
+        return bundle.read_manifest(models_uri, version)
+    except BundleError:  # none yet, or damaged: training again mends both
+        return None
+
+
+def _manifest(
+    version: str, plan: Plan, result: Mapping[str, Any], examples: Examples, provenance: Mapping[str, Any]
+) -> Manifest:
+    numbers = ("best_epoch", "validation_loss", "validation_accuracy", "largest_difference", "weights")
+    rows = {"training_rows": sum(examples.training.rows), "validation_rows": sum(examples.validation.rows)}
+    return Manifest(
+        version=version,
+        contract=plan.contract,
+        encoding=plan.encoding,
+        model=ModelSettings(name=plan.model.name, parameters=plan.model.resolved()),
+        training_dates=plan.settings.dates,
+        validation_date=plan.settings.validation_as_of,
+        metrics={**{name: result[name] for name in numbers}, **rows},
+        history=result["history"],
+        provenance=provenance,
+        libraries=bundle.library_versions(),
+        created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        files={},
+    )
