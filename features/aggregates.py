@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import itertools
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from features.tiers import MEASURES, MICROS, Ints, TierRule
 
 Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 DAY_MICROS = 86_400_000_000
 EPOCH = dt.date(1970, 1, 1)
 
@@ -82,7 +83,7 @@ class UserDays:
     users: pa.Array
     starts: Ints
     age: Ints
-    columns: Mapping[str, npt.NDArray[np.generic]]
+    columns: Mapping[str, Array]
     as_of: dt.date
 
     @classmethod
@@ -109,18 +110,18 @@ class UserDays:
         """[m] index of each day's user."""
         return np.repeat(np.arange(len(self.starts)), np.diff(self.starts, append=len(self.age)))
 
-    def total(self, column: str, newest: int | None = None, oldest: int = 0) -> npt.NDArray[np.generic]:
+    def total(self, column: str, newest: int | None = None, oldest: int = 0) -> Array:
         """[n] sum over the days with oldest < age <= newest (all days without `newest`)."""
         values = self.columns[column]
         if newest is not None:
             values = np.where((self.age <= newest) & (self.age > oldest), values, 0)
         return self.reduce(np.add, values)
 
-    def reduce(self, function: np.ufunc, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def reduce(self, function: np.ufunc, values: Array) -> Array:
         """[n] `function` over each user's entries of `values` [m]."""
         return function.reduceat(values, self.starts) if len(self.starts) else values[:0]
 
-    def days_before(self, micros: npt.NDArray[np.generic]) -> Floats:
+    def days_before(self, micros: Array) -> Floats:
         """[n] days from times in microseconds since 1970 to the as-of instant; NaN where there is no time."""
         instant = (self.as_of - EPOCH).days * DAY_MICROS
         known = micros != _NEVER
@@ -145,7 +146,7 @@ def run_codes(values: pa.Array) -> Ints:
     return np.concatenate([[0], np.cumsum(changed)]).astype(np.int64)
 
 
-def _combine(name: str, column: pa.ChunkedArray, begins: Ints) -> npt.NDArray[np.generic]:
+def _combine(name: str, column: pa.ChunkedArray, begins: Ints) -> Array:
     filler = _NEVER if name.endswith("_us") else 0
     values = column.fill_null(filler).to_numpy()
     if not len(begins):
@@ -160,7 +161,7 @@ class Aggregate(Protocol):
     def columns(self, spec: AggregateSpec) -> dict[str, str]:
         """Column names and their comments, in order."""
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """One [n] array per column, in order; NaN where undefined."""
 
 
@@ -177,9 +178,9 @@ class WindowSums:
                 found[f"{t}_{w}d"] = f"{t} events in the last {w} days"
         return found
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
-        found: list[npt.NDArray[np.generic]] = []
+        found: list[Array] = []
         for w in spec.windows_days:
             found.append(days.total("spend", w) / MICROS)
             found.append(days.reduce(np.add, (days.age <= w).astype(np.int64)))
@@ -198,7 +199,7 @@ class Recency:
             "tenure_days": "days since the first event",
         }
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
         return [
             days.days_before(days.reduce(np.maximum, days.columns["last_event_us"])),
@@ -218,7 +219,7 @@ class PurchaseAmounts:
             "amount_std": "population standard deviation of the purchase amounts, null without one",
         }
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
         count = _nan_if_zero(days.total(spec.purchases))
         mean = days.total("spend") / MICROS / count
@@ -238,7 +239,7 @@ class PurchaseGaps:
             "gap_std_days": "population standard deviation of the days between purchase days",
         }
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
         bought = days.columns[spec.purchases] > 0
         user, age = days.user_of_day[bought], days.age[bought]
@@ -261,7 +262,7 @@ class SpendTrends:
             for a, b in itertools.pairwise(spec.windows_days)
         }
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
         return [
             days.total("spend", a) / MICROS / a - days.total("spend", b, a) / MICROS / (b - a)
@@ -281,7 +282,7 @@ class TierStanding:
             "tier_age_days": "days since the tier last changed, null if it never did",
         }
 
-    def values(self, days: UserDays, spec: AggregateSpec) -> list[npt.NDArray[np.generic]]:
+    def values(self, days: UserDays, spec: AggregateSpec) -> list[Array]:
         """See `Aggregate`."""
         rule, measures = spec.rule, days.measures(spec)
         rank = rule.rank(measures)
@@ -346,5 +347,5 @@ def tier_age_days(days: UserDays, spec: AggregateSpec) -> Floats:
     return age
 
 
-def _nan_if_zero(counts: npt.NDArray[np.generic]) -> Floats:
+def _nan_if_zero(counts: Array) -> Floats:
     return np.where(counts > 0, counts, np.nan)

@@ -17,7 +17,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from features import tables
+from features import delta, tables
 from features.aggregates import AggregateSpec, kernel_day_columns
 from features.contract import Contract
 from features.errors import DateError
@@ -92,7 +92,7 @@ def outcomes(
 
 def check_known(days: DataFrame, as_of: dt.date) -> None:
     """Raise DateError unless some event lies before `as_of`."""
-    first = days.agg(f.min("day")).first()[0]
+    first = delta.scalar(days.agg(f.min("day")))
     if first is None:
         raise DateError("there are no events yet: run ingest_events first")
     if first >= as_of:

@@ -72,7 +72,8 @@ class Contract:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Contract:
         """Rebuild from `to_dict`; raises TypeError on unknown or missing fields."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**fields)
 
     def differences(self, other: Contract) -> list[str]:
         """One line for each field in which the two differ, both values named."""

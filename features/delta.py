@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import delta.exceptions as delta_errors
 from delta.tables import DeltaTable
@@ -43,9 +44,16 @@ def read(spark: SparkSession, uri: str, version: int | None = None) -> DataFrame
     return (reader if version is None else reader.option("versionAsOf", version)).load(uri)
 
 
+def scalar(rows: DataFrame) -> Any:
+    """The first column of the only row of an aggregate."""
+    row = rows.first()
+    assert row is not None  # an aggregate without groups has one row
+    return row[0]
+
+
 def version(spark: SparkSession, uri: str) -> int:
     """The table's newest version."""
-    return int(DeltaTable.forPath(spark, uri).history(1).select("version").first()[0])
+    return int(scalar(DeltaTable.forPath(spark, uri).history(1).select("version")))
 
 
 def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, str] | None = None) -> None:
@@ -79,7 +87,7 @@ def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
     problems += [
         f"column {n} is {found[n]}, expected {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]
     ]
-    partitions = tuple(DeltaTable.forPath(spark, uri).detail().select("partitionColumns").first()[0])
+    partitions = tuple(scalar(DeltaTable.forPath(spark, uri).detail().select("partitionColumns")))
     if partitions != table.partitioned_by:
         problems.append(f"partitioned by {list(partitions)}, expected {list(table.partitioned_by)}")
     return problems
@@ -87,7 +95,7 @@ def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
 
 def table_property(spark: SparkSession, uri: str, key: str) -> str | None:
     """A property of the table, or None."""
-    return DeltaTable.forPath(spark, uri).detail().select("properties").first()[0].get(key)
+    return scalar(DeltaTable.forPath(spark, uri).detail().select("properties")).get(key)
 
 
 def commit(
@@ -136,7 +144,7 @@ def commit_date(rows: DataFrame, uri: str, table: Table, run_id: str, seen: int,
 
 def _version_of(spark: SparkSession, uri: str, table: Table, run_id: str, replace: str | None) -> int:
     history = DeltaTable.forPath(spark, uri).history(_RECENT_COMMITS)
-    mine = history.where(f.get_json_object("userMetadata", "$.run_id") == run_id).agg(f.max("version")).first()[0]
+    mine = scalar(history.where(f.get_json_object("userMetadata", "$.run_id") == run_id).agg(f.max("version")))
     if mine is None:
         raise _lost(table, uri, replace)
     return int(mine)

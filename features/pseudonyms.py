@@ -81,6 +81,6 @@ def check_key(key: bytes, stored: str | None, uri: str) -> None:
     """Raise PseudonymKeyError unless the table at `uri`, whose check value is `stored`, was written with `key`."""
     if stored is not None and not hmac.compare_digest(stored, key_check(key)):
         raise PseudonymKeyError(
-            f"the pseudonym key is not the one that {uri} was written with: members would appear twice; set the old key, "
-            "or use another storage.root"
+            f"the pseudonym key is not the one that {uri} was written with: members would appear twice; "
+            "set the old key, or use another storage.root"
         )

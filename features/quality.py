@@ -73,7 +73,7 @@ def _day_problems(day_counts: Mapping[dt.date, int], new_days: set[dt.date], gat
     return [
         f"{day.date()} has {rows} events, the median of the {gates.median_days} days before it is "
         f"{median[day]:.0f}: allowed are {low:g} to {high:g} times the median"
-        for day, rows in odd.items()
+        for day, rows in zip(pd.DatetimeIndex(odd.index), odd, strict=True)
         if day.date() in new_days
     ]
 

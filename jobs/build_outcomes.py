@@ -35,7 +35,7 @@ def build_outcomes(job: Job, record: Run, date: dt.date) -> None:
     spark, settings = job.spark, job.settings
     uri, days, horizon = job.uri("outcomes"), delta.read(job.spark, job.uri("user_days")), settings.horizon.days
     kernels.check_known(days, date)
-    outcomes.check_horizon_passed(days.agg({"day": "max"}).first()[0], date, horizon)
+    outcomes.check_horizon_passed(delta.scalar(days.agg({"day": "max"})), date, horizon)
     delta.ensure(spark, uri, tables.OUTCOMES)
     seen, end = delta.version(spark, uri), outcomes.horizon_end(date, horizon)
     inputs = delta.inputs_before(spark, job.uri("events"), end, settings.aggregates.rule.canonical(), horizon)

@@ -38,10 +38,13 @@ def update_user_days(job: Job, record: Run) -> None:
         raise DateError(f"there are no events at {events_uri}: run ingest_events first")
     delta.ensure(spark, uri, table)
     seen, record.versions = delta.version(spark, uri), {"events": delta.version(spark, events_uri)}
-    notes = {"built_from": record.versions["events"], "rollup": delta.fingerprint(table.columns, spec.rule.points)}
+    notes: dict[str, int | str] = {
+        "built_from": record.versions["events"],
+        "rollup": delta.fingerprint(table.columns, spec.rule.points),
+    }
     same_rollup = delta.last_note(spark, uri, "rollup") == notes["rollup"]
-    built_from = delta.last_note(spark, uri, "built_from") if same_rollup else None
-    update = rollup.stale_days(spark, events_uri, record.versions["events"], built_from and int(built_from))
+    before = delta.last_note(spark, uri, "built_from") if same_rollup else None
+    update = rollup.stale_days(spark, events_uri, record.versions["events"], None if before is None else int(before))
     if not update.needed:
         record.status = "unchanged"
         return

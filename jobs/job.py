@@ -12,16 +12,28 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from features import delta, tables
-from features.errors import TiercastError
+from features.errors import DateError, ReconciliationError, TiercastError
 from features.session import open_session
 from features.source import failure_in_words
 from jobs.settings import Settings, load
 from training.settings import DateRange, expand
 
 log = logging.getLogger("tiercast")
+
+_WRITTEN_BY = {
+    "events": "ingest_events",
+    "events_rejected": "ingest_events",
+    "user_days": "build_sequences",
+    "sequences": "build_sequences",
+    "outcomes": "build_outcomes",
+    "scores": "score_users",
+    "tiers": "score_users",
+    "evaluations": "evaluate_model",
+    "runs": "any job",
+}
 
 
 @dataclasses.dataclass
@@ -68,6 +80,33 @@ class Job:
         """The as-of dates asked for."""
         return list(self.options.as_of or [])
 
+    def existing(self, table: str) -> str:
+        """Where a table lies that an earlier job must have written; DateError if it has not."""
+        if not delta.exists(self.spark, self.uri(table)):
+            raise DateError(f"there is no table {table} at {self.uri(table)}: run {_WRITTEN_BY[table]} first")
+        return self.uri(table)
+
+    def sequences_of(self, date: dt.date) -> DataFrame:
+        """The sequences of one as-of date; DateError if there are none."""
+        rows = delta.read(self.spark, self.existing("sequences")).where(delta.date_is("as_of_date", date))
+        if rows.isEmpty():
+            raise DateError(f"there are no sequences as of {date}: run build_sequences --as-of {date} first")
+        return rows
+
+    def tables_there(self) -> list[str]:
+        """Names of the tables that exist, in the order of the data's way."""
+        return [name for name in _WRITTEN_BY if delta.exists(self.spark, self.uri(name))]
+
+    def run_for(self, body: Callable[[Job], None], dates: Sequence[dt.date]) -> None:
+        """Run another job's body in this session for other dates."""
+        options = argparse.Namespace(**{**vars(self.options), "as_of": list(dates)})
+        body(dataclasses.replace(self, options=options))
+
+    def say(self, lines: Sequence[str]) -> None:
+        """Tell the person at the terminal; logs go to stderr, results to stdout."""
+        sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.flush()
+
     @contextlib.contextmanager
     def run(self, job: str, as_of: dt.date | None) -> Iterator[Run]:
         """Record what happens inside as a row of `runs`, failures too."""
@@ -93,6 +132,13 @@ class Job:
         rows = self.spark.createDataFrame([row], tables.RUNS.schema)
         with delta.storage_errors(f"write table runs at {uri}"):
             rows.coalesce(1).write.format("delta").mode("append").save(uri)
+
+
+def reconcile(what: str, expected: int, found: int) -> int:
+    """The row count that two sides agree on; raises ReconciliationError where they do not."""
+    if expected != found:
+        raise ReconciliationError(f"{what}: {found} rows written, {expected} expected")
+    return found
 
 
 def _line(run: Run, seconds: float) -> str:

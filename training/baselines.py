@@ -62,9 +62,9 @@ def majority(counts: Matrix) -> Matrix:
 def stays(counts: Matrix) -> Matrix:
     """Each member keeps the current tier with the share of those who did; the rest is spread evenly."""
     k = len(counts)
-    stayed = np.trace(counts)
-    p = max(LEAST_STAY, _shares(np.array([stayed, counts.sum() - stayed]))[0])
-    return np.full((k, k), (1 - p) / (k - 1)) + np.eye(k) * (p - (1 - p) / (k - 1))
+    stayed = float(np.trace(counts))
+    p = max(LEAST_STAY, float(_shares(np.array([stayed, counts.sum() - stayed]))[0]))
+    return np.where(np.eye(k, dtype=bool), p, (1 - p) / (k - 1))
 
 
 def markov(counts: Matrix) -> Matrix:

@@ -17,13 +17,12 @@ from features.contract import Contract
 from training import checkpoint, distributed, feed, uri
 from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
+from training.progress import ProgressFile
 from training.settings import ModelSettings, TrainingSettings
 from training.tensors import Array, Encoding
 
 TRIM = 16
 """Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Plan:
         validation: shards of the validation date.
         checkpoint_uri: where the state after each epoch is kept.
         model_uri: where the first rank leaves `model.keras`.
+        progress_uri: where it leaves how far it is.
     """
 
     key: str
@@ -51,6 +51,7 @@ class Plan:
     validation: ShardSet
     checkpoint_uri: str
     model_uri: str
+    progress_uri: str
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
@@ -65,6 +66,7 @@ class Plan:
                 "validation": dataclasses.asdict(self.validation),
                 "checkpoint_uri": self.checkpoint_uri,
                 "model_uri": self.model_uri,
+                "progress_uri": self.progress_uri,
             }
         )
 
@@ -82,6 +84,7 @@ class Plan:
             **shards,
             checkpoint_uri=stored["checkpoint_uri"],
             model_uri=stored["model_uri"],
+            progress_uri=stored["progress_uri"],
         )
 
     def tensor_maker(self) -> TensorMaker:
@@ -113,12 +116,12 @@ def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> fl
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
-def train(plan: Plan, report: Report) -> dict[str, Any]:
+def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, Any]:
     """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
 
     Args:
         plan: equal on all ranks.
-        report: called by the first rank with the progress after some steps and after each epoch.
+        after_epoch: called with each new entry of the history, once the checkpoint is written.
 
     Returns:
         JSON-ready: `history`, `best_epoch`, `validation_loss`, `validation_accuracy`, `largest_difference` between the
@@ -128,9 +131,11 @@ def train(plan: Plan, report: Report) -> dict[str, Any]:
     state = _State.start(plan, rank)
     resumed = state.epochs
     while state.epochs < plan.settings.epochs and not state.out_of_patience():
-        state.run_epoch(report)
+        state.run_epoch()
         if rank.first:
             checkpoint.save(state.snapshot(), plan.checkpoint_uri)
+        if after_epoch is not None:
+            after_epoch(state.history[-1])
     state.restore(state.model.variables, state.best)
     difference = distributed.largest_difference(state.model.variables)
     if rank.first:
@@ -157,6 +162,7 @@ class _State:
     optimizer: Any
     train_step: Callable[..., Any]
     validation_step: Callable[..., Any]
+    progress: ProgressFile
     best: list[Array] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -168,7 +174,8 @@ class _State:
         model = build_model(plan.model, plan.contract, plan.encoding)
         optimizer = distributed.adamw(plan.settings.peak_learning_rate, plan.settings.weight_decay)
         optimizer.build(model.trainable_variables)
-        state = cls(plan, rank, model, optimizer, *_steps(model, optimizer, plan.settings.auxiliary_weight))
+        steps = _steps(model, optimizer, plan.settings.auxiliary_weight)
+        state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri))
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -197,10 +204,10 @@ class _State:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
-    def run_epoch(self, report: Report) -> None:
+    def run_epoch(self) -> None:
         """One pass over the training shards and one over the validation shards."""
         began = time.monotonic()
-        losses = self._train_epoch(report)
+        losses = self._train_epoch()
         seconds = time.monotonic() - began
         rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
         validation_loss, accuracy = self._validate()
@@ -221,8 +228,7 @@ class _State:
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
             self.best = [np.array(v.numpy()) for v in self.model.variables]
-        if self.rank.first:
-            report({"kind": "epoch", **entry})
+        self.progress.epoch(entry)
 
     def snapshot(self) -> checkpoint.Checkpoint:
         """The state as it is stored."""
@@ -237,7 +243,7 @@ class _State:
             history=self.history,
         )
 
-    def _train_epoch(self, report: Report) -> float:
+    def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
         rows = feed.training_rows(
@@ -259,15 +265,7 @@ class _State:
             seen += 1
             if self.rank.first:
                 speed = seen * settings.global_batch / (time.monotonic() - began)
-                report(
-                    {
-                        "kind": "step",
-                        "step": done + 1,
-                        "steps": settings.epochs * steps,
-                        "loss": loss_sum / seen,
-                        "users_per_second": speed,
-                    }
-                )
+                self.progress.step(done + 1, settings.epochs * steps, loss_sum / seen, speed)
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> tuple[float, float]:

@@ -109,6 +109,34 @@ def tier_flows(flows: Counts, tiers: Sequence[str], left: str, right: str) -> Pi
 
 
 @_styled
+def tier_sizes(sizes: Mapping[str, Sequence[float]], tiers: Sequence[str]) -> Picture:
+    """Members of each tier as bars side by side, one for each named moment: first pale, last in full colour."""
+    figure, axes = _figure(height=3.9)
+    width, colours, places = 0.8 / len(sizes), tier_colours(len(tiers)), np.arange(len(tiers))
+    for i, (moment, members) in enumerate(sizes.items()):
+        offset = (i - (len(sizes) - 1) / 2) * width
+        alpha = 0.45 + 0.55 * i / max(len(sizes) - 1, 1)
+        axes.bar(places + offset, members, width * 0.94, color=colours, alpha=alpha, zorder=2)
+        for place, count in zip(places, members, strict=True):
+            axes.text(place + offset, count, f"{count:,.0f}", ha="center", va="bottom", fontsize=9)
+            axes.annotate(
+                moment, (place + offset, 0), (0, -9), textcoords="offset points", ha="center", va="center", fontsize=8.5
+            )
+    axes.set_xticks(places, [_short(tier) for tier in tiers])
+    axes.tick_params(axis="x", pad=16, labelsize=10, labelcolor=INK)
+    axes.set_ylim(0, 1.12 * max(1, *(max(members) for members in sizes.values())))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(False, axis="x")
+    axes.set_title("members")
+    words = "; ".join(
+        f"{moment}: {', '.join(f'{tier} {count:,.0f}' for tier, count in zip(tiers, members, strict=True))}"
+        for moment, members in sizes.items()
+    )
+    return _picture(figure, f"Bars of the members in each tier. {words}.")
+
+
+@_styled
 def confusion(counts: Counts, tiers: Sequence[str]) -> Picture:
     """A heat map of the outcome tier (rows) against the predicted tier (columns), shaded by share of the row."""
     table = np.asarray(counts, dtype=float)
@@ -154,11 +182,11 @@ def upgrade_gain(model: GainCurve, baselines: Mapping[str, GainCurve]) -> Pictur
     """Share of the upgrades found against share of the members contacted: model, baselines, ideal and random."""
     figure, axes = _figure(height=4.2)
     ideal = model.upgrades / model.eligible
+    axes.plot(model.contacted, model.found, color=ACCENT, linewidth=2.4, zorder=3, label="model")
     axes.plot([0, ideal, 1], [0, 1, 1], color=RULE, linewidth=1.5, label="ideal")
     for (name, curve), dashes in zip(baselines.items(), _BASELINE_DASHES * len(baselines), strict=False):
         axes.plot(curve.contacted, curve.found, color=MUTED, linewidth=1.3, linestyle=dashes, label=name)
     axes.fill_between(model.contacted, model.found, model.contacted, color=ACCENT, alpha=0.10, linewidth=0)
-    axes.plot(model.contacted, model.found, color=ACCENT, linewidth=2.4, label="model")
     _percent_axes(axes, 1.03)
     axes.set_title("upgrades found")
     axes.set_xlabel("members contacted, most promising first")
@@ -303,7 +331,10 @@ def _percent_axes(axes: Axes, highest: float) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside lower center", ncols=4, handlelength=1.4, columnspacing=1.4, handletextpad=0.5)
+    """All labelled artists in a line below the figure, or in rows of three where there are more than four."""
+    entries = len(figure.axes[0].get_legend_handles_labels()[1])
+    columns = entries if entries <= 4 else 3
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4, handletextpad=0.5)
 
 
 def _short(name: str) -> str:

@@ -6,10 +6,11 @@ Horovod's driver, task and rendezvous services listen on all addresses; their me
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import json
-import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from features.errors import BundleError, RankFailedError
 from training import bundle, spark_examples, uri
 from training.bundle import Manifest
 from training.loop import Plan
+from training.progress import ProgressBar
 from training.settings import ModelSettings, TrainingSettings
 from training.spark_examples import Examples
 
@@ -35,8 +37,8 @@ _RANK_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }
-_NOTE = "TIERCAST-NOTE "
-"""Starts a line by which a rank tells the driver something, as JSON."""
+_NOTE = "TIERCAST-RANK-ERROR "
+"""Starts the line by which a rank tells the driver its error, as JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ def train_model(
         validation=examples.validation,
         checkpoint_uri=uri.join(work, "checkpoint.npz"),
         model_uri=uri.join(work, bundle.MODEL_FILE),
+        progress_uri=uri.join(work, "progress.json"),
     )
     result = run_ranks(spark, plan, progress)
     manifest = _manifest(version, plan, result, examples, {**provenance, "inputs": identity})
@@ -142,10 +145,10 @@ def run_ranks(spark: SparkSession, plan: Plan, progress: bool = False) -> dict[s
     import horovod.spark
 
     settings = plan.settings
-    output = RankOutput(progress)
+    output = RankOutput()
     began = time.monotonic()
     try:
-        with output:
+        with ProgressBar(plan.progress_uri, progress):
             results = horovod.spark.run(
                 rank_entry(import_paths(spark)),
                 args=(plan.to_json(),),
@@ -183,52 +186,40 @@ def rank_entry(paths: list[str]) -> Callable[[str], dict[str, Any]]:
         import time
         import traceback
 
-        def tell(content: Any) -> None:
-            sys.stderr.write(note + json.dumps(content) + "\n")
-            sys.stderr.flush()
-
         try:
             work = os.environ.get("HOROVOD_SPARK_WORK_DIR", os.getcwd())
             sys.path[:0] = [p if os.path.isabs(p) else os.path.join(work, p) for p in paths]
             from training.loop import Plan, train
 
-            return train(Plan.from_json(plan_json), tell)
+            return train(Plan.from_json(plan_json))
         except BaseException as error:
-            tell(
-                {
-                    "kind": "error",
-                    "rank": int(os.environ.get("HOROVOD_RANK", -1)),
-                    "time": time.time(),
-                    "type": type(error).__name__,
-                    "message": str(error),
-                    "traceback": traceback.format_exc(),
-                }
-            )
+            own = {
+                "rank": int(os.environ.get("HOROVOD_RANK", -1)),
+                "time": time.time(),
+                "type": type(error).__name__,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+            }
+            sys.stderr.write(f"\n{note}{json.dumps(own)}\n")
+            sys.stderr.flush()
             raise
 
     return run
 
 
 class RankOutput:
-    """A text stream that takes what all ranks print: notes are acted upon, the last lines of the rest are kept."""
+    """A text stream that takes what all ranks print, and keeps their errors and the last lines of the rest."""
 
-    def __init__(self, progress: bool) -> None:
-        self._progress = progress
-        self._pending = ""
+    def __init__(self) -> None:
+        # One thread per rank and stream writes here, and a piece of text may end within a line.
+        self._pending: dict[int, str] = {}
         self._errors: list[dict[str, Any]] = []
         self._lines: collections.deque[str] = collections.deque(maxlen=50)
-        self._bar: Any = None
-
-    def __enter__(self) -> RankOutput:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
     def write(self, text: str) -> int:
         """Take any piece of text."""
-        *lines, self._pending = (self._pending + text).split("\n")
+        thread = threading.get_ident()
+        *lines, self._pending[thread] = (self._pending.get(thread, "") + text).split("\n")
         for line in lines:
             self._take(line)
         return len(text)
@@ -262,26 +253,8 @@ class RankOutput:
             if line.strip():
                 self._lines.append(line)
             return
-        try:
-            content = json.loads(note)
-        except ValueError:  # two ranks' lines mixed
-            self._lines.append(line)
-            return
-        if content["kind"] == "error":
-            self._errors.append(content)
-        elif self._progress:
-            self._show(content)
-
-    def _show(self, content: Mapping[str, Any]) -> None:
-        from tqdm import tqdm
-
-        if content["kind"] == "step":
-            if self._bar is None:
-                self._bar = tqdm(total=content["steps"], desc="train", unit="step", file=sys.stderr)
-            self._bar.n = content["step"]
-            self._bar.set_postfix_str(f"loss {content['loss']:.4f}, {content['users_per_second']:,.0f} users/s")
-        elif self._bar is not None:
-            self._bar.set_description(f"epoch {content['epoch']:.0f}, validation {content['validation_loss']:.4f}")
+        with contextlib.suppress(ValueError):  # cut off when the rank died
+            self._errors.append(json.loads(note))
 
 
 def _finished(models_uri: str, version: str) -> Manifest | None:

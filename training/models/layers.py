@@ -1,7 +1,8 @@
 """Keras layers that leave padding out, and the inputs that all networks share. Imported where a network is built.
 
 Events come first in each row and padding last, so a recurrent layer needs no mask: what it gives at an event does not
-depend on the padding that follows. Only what mixes steps (pooling, convolution) has to look at the mask.
+depend on the padding that follows. Only what mixes steps (pooling, convolution) looks at the mask, which is called
+`present` in calls because Keras has plans of its own for an argument called `mask`.
 """
 
 from __future__ import annotations
@@ -90,16 +91,21 @@ class EventEmbedding(keras.layers.Layer):
         return {**super().get_config(), "vocabularies": self.vocabularies, "size": self.size}
 
 
+def last_step(steps: Any, present: Any) -> Any:
+    """The step of the last event: [n, W, H] and mask [n, W] to [n, H]; zeros for a row without events."""
+    # An event followed by padding, or in the last step, is the last one.
+    following = ops.pad(present[:, 1:], [[0, 0], [0, 1]])
+    last = ops.logical_and(present, ops.logical_not(following))[:, :, None]
+    return ops.sum(ops.where(last, steps, ops.zeros_like(steps)), axis=1)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class LastEvent(keras.layers.Layer):
-    """The step of the last event: [n, W, H] and present [n, W] to [n, H]; zeros for a row without events."""
+    """`last_step` as a layer."""
 
     def call(self, steps: Any, present: Any) -> Any:
-        """See the class."""
-        # An event followed by padding, or in the last step, is the last one.
-        following = ops.pad(present[:, 1:], [[0, 0], [0, 1]])
-        last = ops.logical_and(present, ops.logical_not(following))[:, :, None]
-        return ops.sum(ops.where(last, steps, ops.zeros_like(steps)), axis=1)
+        """See `last_step`."""
+        return last_step(steps, present)
 
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, H]."""
@@ -108,23 +114,20 @@ class LastEvent(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EventPooling(keras.layers.Layer):
-    """Mean, maximum and last over the events: [n, W, H] and present [n, W] to [n, 3 H]; zeros for a row without events."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.last = LastEvent()
+    """Mean, maximum and last over the events: [n, W, H] and mask [n, W] to [n, 3 H]; zeros for a row without events."""
 
     def call(self, steps: Any, present: Any) -> Any:
         """See the class."""
-        real = present[:, :, None]
-        none = ops.zeros_like(steps)
-        # Half precision overflows beyond 65504; no recurrent state comes near -1e4.
-        highest = ops.max(ops.where(real, steps, none - 1e4), axis=1)
+        real, none = present[:, :, None], ops.zeros_like(steps)
         count = ops.sum(ops.cast(real, "float32"), axis=1)
-        total = ops.sum(ops.cast(ops.where(real, steps, none), "float32"), axis=1)
-        mean = ops.cast(total / ops.maximum(count, 1.0), steps.dtype)
+        # Sums and maxima in float32: a bfloat16 sum of many steps would lose the small ones.
+        values = ops.cast(ops.where(real, steps, none), "float32")
+        mean = ops.sum(values, axis=1) / ops.maximum(count, 1.0)
+        lowest = float("-inf")
+        highest = ops.max(ops.where(real, values, lowest), axis=1)
         highest = ops.where(count > 0, highest, ops.zeros_like(highest))
-        return ops.concatenate([mean, highest, self.last(steps, present=present)], axis=-1)
+        pooled = [ops.cast(mean, steps.dtype), ops.cast(highest, steps.dtype), last_step(steps, present)]
+        return ops.concatenate(pooled, axis=-1)
 
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, 3 H]."""

@@ -1,0 +1,58 @@
+# Two commands do everything: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tiercast
+KEY_FILE := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/tiercast/demo.key
+STAMP := $(VENV)/.complete
+
+export TF_CPP_MIN_LOG_LEVEL := 3
+export TF_ENABLE_ONEDNN_OPTS := 0
+export SPARK_LOCAL_IP := 127.0.0.1
+
+.PHONY: help doctor setup demo test lint docs package cluster-demo clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
+
+doctor: ## name each missing prerequisite
+	@setup/doctor.sh "$(PYTHON)"
+
+setup: doctor $(STAMP) ## the environment: pinned packages, Horovod, Delta jars
+
+$(STAMP): constraints.txt pyproject.toml setup/horovod_wheel.sh setup/delta_jars.sh setup/pom.xml
+	@setup/environment.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup $(KEY_FILE) ## the whole pipeline on real data, into build/demo
+	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m jobs.run_pipeline \
+	    --config conf/complete_journey.yaml --as-of 2018-01-01
+
+$(KEY_FILE):
+	@mkdir -p $(dir $@) && umask 077 && $(BIN)/python -c 'import secrets; print(secrets.token_hex(32))' > $@
+
+test: setup ## lint, types, import rules, unit, property and end-to-end tests
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --verbose 2>&1 | tail -n 12; exit $${PIPESTATUS[0]}
+
+docs: setup ## write docs/tables.md anew
+	@$(BIN)/python -m jobs.describe_tables > docs/tables.md
+
+package: setup ## the zip for --py-files and a wheel, into dist
+	@mkdir -p dist && rm -f dist/tiercast.zip
+	@$(BIN)/python setup/package.py dist/tiercast.zip
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > dist/build.log || { cat dist/build.log; exit 1; }
+	@ls dist/*.zip dist/*.whl
+
+cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalone cluster of two workers, into build/cluster
+	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" setup/cluster_demo.sh $(BIN) build/cluster
+
+clean: ## everything that was made here, but for caches outside
+	rm -rf build dist .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse

@@ -1,0 +1,90 @@
+"""A bundle, and sequences and outcomes of an as-of date it never saw, in; figures beside baselines out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from collections.abc import Sequence
+
+from features import delta, tables
+from jobs.job import Job, Run, main, parser
+from jobs.reports import write_evaluation
+from training.baselines import fit_baselines
+from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
+from training.metrics import Comparison, Evaluation, compare
+from training.report import summary_lines
+from training.spark_examples import tier_transitions
+from training.spark_scoring import collect_forecasts, score
+
+ARGUMENTS = parser(
+    "evaluate_model",
+    reads="sequences and outcomes of `evaluation.as_of` and of the training dates, and the bundle.",
+    writes="evaluations, reports/AS_OF.html, reports/AS_OF.json, runs.",
+    example="--config conf/complete_journey.yaml",
+    as_of="optional",
+)
+
+
+def run(job: Job) -> None:
+    """Evaluate the bundle on each date asked for, or on the configured one."""
+    for date in job.as_of or [job.settings.evaluation.as_of]:
+        with job.run("evaluate_model", date) as record:
+            comparison = evaluate_model(job, record, date)
+        job.say(summary_lines(comparison))
+
+
+def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
+    """Compare the bundle's forecasts with the outcomes and with the baselines, on the same rows."""
+    settings = job.settings
+    manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
+    check_fits(manifest, settings.contract)
+    check_no_overlap(manifest, date)
+    record.model_version = manifest.version
+    outcomes = delta.read(job.spark, job.existing("outcomes"))
+    scores = score(job.sequences_of(date), manifest, settings.storage.models, settings.scoring)
+    of_date = outcomes.where(delta.date_is("as_of_date", date))
+    forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)
+    transitions = tier_transitions(
+        delta.read(job.spark, job.uri("sequences")), outcomes, manifest.training_dates, manifest.contract
+    )
+    comparison = compare(
+        forecasts.probabilities,
+        forecasts.current_rank,
+        forecasts.outcome_rank,
+        manifest.contract.tiers,
+        fit_baselines(transitions),
+        settings.evaluation.calibration_bins,
+    )
+    record.counts = {"rows": comparison.model.rows}
+    record.versions["evaluations"] = _keep(job, record, manifest, date, comparison)
+    write_evaluation(job, manifest, forecasts, date, comparison)
+    return comparison
+
+
+def _keep(job: Job, record: Run, manifest: Manifest, date: dt.date, comparison: Comparison) -> int:
+    uri = job.uri("evaluations")
+    delta.ensure(job.spark, uri, tables.EVALUATIONS)
+    seen = delta.version(job.spark, uri)
+    models = {manifest.model.name: comparison.model, **comparison.baselines}
+    rows = [_row(manifest.version, name, figures, record.now, date) for name, figures in models.items()]
+    predicate = f"{delta.date_is('as_of_date', date)} AND model_version = '{manifest.version}'"
+    frame = job.spark.createDataFrame(rows, tables.EVALUATIONS.schema).coalesce(1)
+    return delta.commit(frame, uri, tables.EVALUATIONS, record.id, seen, predicate)
+
+
+def _row(version: str, name: str, figures: Evaluation, now: dt.datetime, date: dt.date) -> tuple[object, ...]:
+    return (
+        version, name, figures.rows, figures.accuracy, figures.macro_f1, figures.logloss, figures.kappa, figures.brier,
+        figures.calibration_error, figures.upgrade_auc, figures.downgrade_auc,
+        json.dumps(figures.to_dict(), sort_keys=True), now, date,
+    )  # fmt: skip
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

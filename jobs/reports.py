@@ -1,0 +1,68 @@
+"""What the jobs put under reports/: one page per as-of date, with or without outcomes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import TYPE_CHECKING
+
+from pyspark.sql import DataFrame
+
+from features import delta
+from training import uri
+from training.bundle import Manifest
+from training.metrics import Comparison, Forecast, summarise_forecast
+from training.report import ReportInputs, TierCard, render
+from training.spark_scoring import Forecasts, collect_scores
+
+if TYPE_CHECKING:
+    from jobs.job import Job
+
+
+def write_forecast(job: Job, manifest: Manifest, scores: DataFrame, date: dt.date) -> None:
+    """The page of a date whose outcomes nobody knows yet."""
+    probabilities, current = collect_scores(scores, manifest.contract, job.settings.evaluation.max_users)
+    _write(job, manifest, date, summarise_forecast(probabilities, current, manifest.contract.tiers), None)
+
+
+def write_evaluation(job: Job, manifest: Manifest, forecasts: Forecasts, date: dt.date, comparison: Comparison) -> None:
+    """The page and the JSON of an evaluated date."""
+    forecast = summarise_forecast(forecasts.probabilities, forecasts.current_rank, manifest.contract.tiers)
+    _write(job, manifest, date, forecast, comparison)
+    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict()}
+    uri.write_bytes(address(job, date, "json"), json.dumps(content, indent=1).encode())
+
+
+def address(job: Job, date: dt.date, ending: str = "html") -> str:
+    """Where a date's report lies."""
+    return uri.join(job.settings.storage.reports, f"{date}.{ending}")
+
+
+def _write(job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, comparison: Comparison | None) -> None:
+    settings = job.settings
+    rule = settings.tiers.rule()
+    inputs = ReportInputs(
+        title="Tier forecast",
+        as_of=date,
+        horizon_days=settings.horizon.days,
+        tiers=[TierCard(x.name, rule.describe(k), tuple(x.benefits)) for k, x in enumerate(settings.tiers.levels)],
+        forecast=forecast,
+        comparison=comparison,
+        history=manifest.history,
+        versions={
+            "model": manifest.version,
+            "trained on": ", ".join(str(d) for d in manifest.training_dates),
+            "settings": settings.hash,
+            **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
+        },
+        rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
+        notes=_notes(job, forecast, date),
+    )
+    uri.write_bytes(address(job, date), render(inputs).encode())
+
+
+def _notes(job: Job, forecast: Forecast, date: dt.date) -> list[str]:
+    known = job.sequences_of(date).count()
+    if forecast.rows == known:
+        return []
+    return [f"Figures and plots stand on a sample of {forecast.rows:,} of {known:,} members."]

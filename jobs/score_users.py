@@ -1,0 +1,84 @@
+"""Sequences of an as-of date and a bundle in; one row of tier probabilities per user out, and the table of tiers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+
+from pyspark.sql import functions as f
+
+from features import delta, tables
+from features.tiers import TierRule
+from jobs.job import Job, Run, main, parser, reconcile
+from jobs.reports import write_forecast
+from training.bundle import check_fits, read_manifest
+from training.spark_scoring import score
+
+ARGUMENTS = parser(
+    "score_users",
+    reads="sequences of the as-of date, and the bundle named by `scoring.model_version`.",
+    writes="scores, tiers, reports/AS_OF.html where the outcomes are not known yet, runs.",
+    example="--config conf/complete_journey.yaml --as-of 2018-01-01",
+    as_of="required",
+)
+
+
+def run(job: Job) -> None:
+    """Score each as-of date that is not scored by this bundle already."""
+    write_tiers(job)
+    for date in job.as_of:
+        with job.run("score_users", date) as record:
+            score_users(job, record, date)
+
+
+def score_users(job: Job, record: Run, date: dt.date) -> None:
+    """Write the scores of one as-of date in one commit."""
+    spark, settings, contract = job.spark, job.settings, job.settings.contract
+    manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
+    check_fits(manifest, contract)
+    sequences = job.sequences_of(date)
+    record.model_version = manifest.version
+    uri, table = job.uri("scores"), tables.scores(contract.tiers)
+    delta.ensure(spark, uri, table)
+    seen = delta.version(spark, uri)
+    inputs = delta.fingerprint(delta.scalar(sequences.select("inputs_id").limit(1)), manifest.version)
+    if delta.has_inputs(spark, uri, date, inputs):
+        record.status = "unchanged"
+        return
+    scores = score(sequences, manifest, settings.storage.models, settings.scoring)
+    rows = scores.withColumn("scored_at", f.lit(record.now))
+    record.versions["scores"] = delta.commit_date(rows, uri, table, record.id, seen, date, inputs)
+    written = delta.read(spark, uri).where(delta.date_is("as_of_date", date))
+    record.counts["rows"] = reconcile(f"scores as of {date}", sequences.count(), written.count())
+    write_forecast(job, manifest, written, date)
+
+
+def write_tiers(job: Job) -> None:
+    """The dimension table that BI joins, written when the rule or the benefits change."""
+    with job.run("write_tiers", None) as record:
+        rows, uri = (
+            tier_rows(job.settings.tiers.rule(), [x.benefits for x in job.settings.tiers.levels]),
+            job.uri("tiers"),
+        )
+        delta.ensure(job.spark, uri, tables.TIERS)
+        seen = delta.version(job.spark, uri)
+        if sorted(tuple(r) for r in delta.read(job.spark, uri).collect()) == rows:
+            record.status = "unchanged"
+            return
+        frame = job.spark.createDataFrame(rows, tables.TIERS.schema).coalesce(1)
+        record.versions["tiers"] = delta.commit(frame, uri, tables.TIERS, record.id, seen, "true")
+
+
+def tier_rows(rule: TierRule, benefits: Sequence[Sequence[str]]) -> list[tuple[int, str, str, str]]:
+    """Rows of `tiers`, lowest first."""
+    return [(k, name, rule.describe(k), "; ".join(benefits[k])) for k, name in enumerate(rule.names)]
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

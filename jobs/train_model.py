@@ -1,0 +1,48 @@
+"""Sequences and outcomes of the training dates in; one model bundle out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from features import delta
+from jobs.job import Job, main, parser
+from training.spark_training import train_model
+
+ARGUMENTS = parser(
+    "train_model",
+    reads="sequences and outcomes of the dates under `training`.",
+    writes="a bundle under models/VERSION, which becomes `latest`; runs.",
+    example="--config conf/complete_journey.yaml --set model.name=lstm",
+    as_of=None,
+)
+
+
+def run(job: Job) -> None:
+    """Train with Horovod on Spark's executors, unless a bundle of exactly these inputs stands already."""
+    settings = job.settings
+    with job.run("train_model", settings.training.validation_as_of) as record:
+        record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("sequences", "outcomes")}
+        trained = train_model(
+            job.spark,
+            delta.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
+            delta.read(job.spark, job.uri("outcomes"), record.versions["outcomes"]),
+            settings.contract,
+            settings.model,
+            settings.training,
+            models_uri=settings.storage.models,
+            staging_uri=settings.storage.staging,
+            provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
+            progress=True,
+        )
+        record.status = "written" if trained.created else "unchanged"
+        record.counts, record.model_version = trained.counts, trained.version
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

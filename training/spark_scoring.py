@@ -1,0 +1,226 @@
+"""Scoring on Spark: a pandas UDF that turns rows of `sequences` into tier probabilities, and the columns around it.
+
+The network is loaded once per Python worker and never by the driver. A row's padded width follows from its own length
+and the rows of a call are always as many, so a forecast does not depend on the rows it is computed with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from features.contract import Contract
+from features.errors import TrainingDataError
+from training import bundle
+from training.bundle import Manifest
+from training.feed import OUTCOME_RANK
+from training.settings import ScoringSettings
+from training.tensors import AS_OF, TIER_RANK, Array, input_schema, required_columns, to_tensors
+
+_PROBABILITIES = "probabilities"
+_THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
+_BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+_loaded: dict[tuple[str, str], Predictor] = {}
+"""Predictors of this Python worker by models URI and version: it outlives tasks, closures do not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecasts:
+    """Forecasts beside what came true, ordered by user: users [n] str, probabilities [n, K], ranks [n] int64."""
+
+    users: Array
+    probabilities: Array
+    current_rank: Array
+    outcome_rank: Array
+
+
+class Predictor:
+    """A loaded network with all that turns rows of `contract` into its inputs."""
+
+    def __init__(self, model: Any, manifest: Manifest, model_rows: int) -> None:
+        import tensorflow as tf
+
+        from training.loop import tensor_width
+
+        self.contract = manifest.contract
+        self._manifest = manifest
+        self._rows = model_rows
+        self._width, self._trim = tensor_width(manifest.model, manifest.contract)
+        names = list(model.input)
+        signature = {n: tf.TensorSpec([model_rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
+        self._call = tf.function(
+            lambda batch: model(batch, training=False)["tier"], input_signature=[signature], jit_compile=False
+        )
+
+    def __call__(self, rows: pa.Table) -> Array:
+        """[n, K] float64 probabilities that sum to 1; raises ValueError if the network gives none."""
+        found = np.empty((rows.num_rows, len(self._manifest.contract.tiers)))
+        for width, members in self._by_width(rows):
+            for start in range(0, len(members), self._rows):
+                part = members[start : start + self._rows]
+                found[part] = self._chunk(rows.take(pa.array(part)), width)
+        if not np.isfinite(found).all():
+            raise ValueError(f"model {self._manifest.version} gives probabilities that are not finite")
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+    def _by_width(self, rows: pa.Table) -> Iterator[tuple[int, Array]]:
+        """Padded widths and the indices of the rows that need them, by each row's own length alone."""
+        if self._trim is None:
+            yield self._width, np.arange(rows.num_rows)
+            return
+        lengths = np.asarray(pa.compute.list_value_length(rows["seq_age"]).fill_null(0).to_numpy())
+        widths = np.minimum(self._width, self._trim * np.maximum(1, -(-lengths // self._trim)))
+        for width in np.unique(widths):
+            yield int(width), np.flatnonzero(widths == width)
+
+    def _chunk(self, rows: pa.Table, width: int) -> Array:
+        tensors = to_tensors(rows, self._manifest.contract, self._manifest.encoding, width)
+        missing = self._rows - rows.num_rows
+        padded = {name: np.pad(t, [(0, missing)] + [(0, 0)] * (t.ndim - 1)) for name, t in tensors.items()}
+        return np.asarray(self._call(padded).numpy()[: rows.num_rows], np.float64)
+
+
+def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) -> Callable[[Column], Column]:
+    """A pandas UDF from a struct of (at least) the contract's columns to an array of probabilities by tier rank."""
+    version, rows = manifest.version, settings.model_rows
+
+    def probabilities(batches: Iterator[pd.DataFrame]) -> Iterator[pd.Series]:
+        predictor = predictor_of_worker(models_uri, version, rows)
+        contract = predictor.contract
+        for batch in batches:
+            yield pd.Series(list(predictor(arrow_rows(batch, contract))))
+
+    probabilities.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
+    return f.pandas_udf(probabilities, "array<double>")
+
+
+def register_scoring_udf(
+    spark: SparkSession, name: str, manifest: Manifest, models_uri: str, settings: ScoringSettings
+) -> None:
+    """Let SQL call the UDF: `SELECT user_id, NAME(struct(*)) FROM sequences` gives probabilities by tier rank."""
+    spark.udf.register(name, scoring_udf(manifest, models_uri, settings))
+
+
+def score(sequences: DataFrame, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> DataFrame:
+    """One row per row of `sequences`: the forecast and the standing beside it, all flat.
+
+    Args:
+        sequences: rows that follow the manifest's contract, see `training.bundle.check_fits`.
+        manifest: of the bundle.
+        models_uri: where the bundle lies; each Python worker reads it from there.
+        settings: portions; sets the session's Arrow batch size.
+
+    Returns:
+        user_id, as_of_date, current_tier, predicted_tier, p_<tier> each, p_upgrade, p_downgrade, next_tier_margin,
+        next_tier, gap_to_next_tier, gap_measure, sequence_length, truncated, model_version.
+    """
+    sequences.sparkSession.conf.set(_BATCH_ROWS, settings.batch_rows)
+    columns = required_columns(manifest.contract)
+    udf = scoring_udf(manifest, models_uri, settings)
+    forecast = sequences.withColumn(_PROBABILITIES, udf(f.struct(*columns)))
+    tiers, rank = manifest.contract.tiers, f.col(TIER_RANK)
+    p = [f.col(_PROBABILITIES)[k] for k in range(len(tiers))]
+    best = f.array_position(_PROBABILITIES, f.array_max(_PROBABILITIES)).cast("int")
+    return forecast.select(
+        "user_id",
+        AS_OF,
+        "current_tier",
+        f.element_at(f.array(*map(f.lit, tiers)), best).alias("predicted_tier"),
+        *[p[k].alias(f"p_{tier}") for k, tier in enumerate(tiers)],
+        _total(p, lambda k: rank < k).alias("p_upgrade"),
+        _total(p, lambda k: rank > k).alias("p_downgrade"),
+        (f.get(_PROBABILITIES, rank + 1) - f.get(_PROBABILITIES, rank)).alias("next_tier_margin"),
+        "next_tier",
+        "gap_to_next_tier",
+        "gap_measure",
+        f.col("length").alias("sequence_length"),
+        "truncated",
+        f.lit(manifest.version).alias("model_version"),
+    )
+
+
+def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract, max_users: int) -> Forecasts:
+    """Forecasts and outcomes of up to `max_users` users, chosen by a hash of the user.
+
+    Raises:
+        TrainingDataError: no user of the scores has an outcome.
+    """
+    keys = ["user_id", AS_OF]
+    rows = _sample(scores.join(outcomes.select(*keys, OUTCOME_RANK), on=keys, how="inner"), max_users, OUTCOME_RANK)
+    if not rows.num_rows:
+        raise TrainingDataError("no scored user has an outcome at this date: run build_outcomes for it first")
+    probabilities, current = _by_rank(rows, contract)
+    return Forecasts(
+        users=rows["user_id"].to_numpy(),
+        probabilities=probabilities,
+        current_rank=current,
+        outcome_rank=rows[OUTCOME_RANK].to_numpy().astype(np.int64),
+    )
+
+
+def collect_scores(scores: DataFrame, contract: Contract, max_users: int) -> tuple[Array, Array]:
+    """Probabilities [n, K] and current ranks [n] of up to `max_users` rows of `scores`, chosen by a hash of the user."""
+    return _by_rank(_sample(scores, max_users), contract)
+
+
+def _sample(scores: DataFrame, max_users: int, *further: str) -> pa.Table:
+    shown = [c for c in scores.columns if c.startswith("p_")]
+    chosen = scores.orderBy(f.xxhash64("user_id"), "user_id").limit(max_users)
+    return chosen.select("user_id", "current_tier", *shown, *further).toArrow().sort_by("user_id")
+
+
+def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:
+    current = pa.compute.index_in(rows["current_tier"], pa.array(contract.tiers))
+    probabilities = np.stack([rows[f"p_{tier}"].to_numpy() for tier in contract.tiers], axis=1)
+    return probabilities, current.to_numpy().astype(np.int64)
+
+
+def predictor_of_worker(models_uri: str, version: str, model_rows: int) -> Predictor:
+    """This process's predictor of a bundle, loaded on the first call."""
+    key = (models_uri, version)
+    if key not in _loaded:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        from training.distributed import bound_threads
+
+        bound_threads(_THREADS_PER_WORKER)
+        manifest = bundle.read_manifest(models_uri, version)
+        _loaded[key] = Predictor(bundle.load_model(models_uri, manifest), manifest, model_rows)
+    return _loaded[key]
+
+
+def arrow_rows(batch: pd.DataFrame, contract: Contract) -> pa.Table:
+    """The contract's columns of a pandas batch as Spark makes it, with the types of the table."""
+    schema = input_schema(contract)
+    absent = [name for name in schema.names if name not in batch.columns]
+    if absent:
+        raise ValueError(f"the rows to score lack the columns {absent}; pass struct(*) of `sequences`")
+    return pa.table({field.name: _arrow(batch[field.name], field.type) for field in schema}, schema=schema)
+
+
+def _arrow(values: pd.Series, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind, from_pandas=True)
+    cells = [_EMPTY if cell is None else cell for cell in values]
+    offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])]).astype(np.int32)
+    flat = np.concatenate(cells) if cells else _EMPTY
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, from_pandas=True).cast(kind.value_type), kind)
+
+
+_EMPTY = np.empty(0, object)
+
+
+def _total(p: Sequence[Column], chosen: Callable[[int], Column]) -> Column:
+    total = f.lit(0.0)
+    for k, probability in enumerate(p):
+        total = total + f.when(chosen(k), probability).otherwise(f.lit(0.0))
+    return total
