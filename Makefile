@@ -27,7 +27,7 @@ $(STAMP): constraints.txt pyproject.toml setup/horovod_wheel.sh setup/delta_jars
 
 demo: setup $(KEY_FILE) ## the whole pipeline on real data, into build/demo
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m jobs.run_pipeline \
-	    --config conf/complete_journey.yaml --as-of 2018-01-01
+	    --config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01
 
 $(KEY_FILE):
 	@mkdir -p $(dir $@) && umask 077 && $(BIN)/python -c 'import secrets; print(secrets.token_hex(32))' > $@

@@ -7,7 +7,9 @@ Each model rejects unknown keys. Cross-checks raise ValueError with a message fo
 from __future__ import annotations
 
 import itertools
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -198,24 +200,30 @@ class Storage(_Strict):
 
     root: str = Field(min_length=1, description="URI or path: file:, s3a:, hdfs:, abfss:")
 
+    @property
+    def base(self) -> str:
+        """The root as a URI or absolute path: Delta takes no relative one."""
+        has_scheme = re.match(r"^[a-z][a-z0-9+.-]+:", self.root)
+        return (self.root if has_scheme else str(Path(self.root).absolute())).rstrip("/")
+
     def table(self, name: str) -> str:
         """URI of a Delta table."""
-        return f"{self.root.rstrip('/')}/tables/{name}"
+        return f"{self.base}/tables/{name}"
 
     @property
     def models(self) -> str:
         """URI under which bundles lie."""
-        return f"{self.root.rstrip('/')}/models"
+        return f"{self.base}/models"
 
     @property
     def reports(self) -> str:
         """URI under which reports lie."""
-        return f"{self.root.rstrip('/')}/reports"
+        return f"{self.base}/reports"
 
     @property
     def staging(self) -> str:
         """URI of what training stages and keeps for a restart."""
-        return f"{self.root.rstrip('/')}/staging"
+        return f"{self.base}/staging"
 
 
 class Pseudonyms(_Strict):

@@ -16,7 +16,7 @@ ARGUMENTS = parser(
     "build_outcomes",
     reads="events (their files' names only), user_days.",
     writes="user_days where it is stale, outcomes, runs.",
-    example="--config conf/complete_journey.yaml --as-of 2017-03-01..2017-07-01/1mo",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2017-03-01..2017-07-01/1mo",
     as_of="required",
 )
 

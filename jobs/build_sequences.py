@@ -16,7 +16,7 @@ ARGUMENTS = parser(
     "build_sequences",
     reads="events.",
     writes="user_days, sequences, runs.",
-    example="--config conf/complete_journey.yaml --as-of 2017-10-01",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2017-10-01",
     as_of="required",
 )
 

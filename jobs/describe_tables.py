@@ -28,4 +28,4 @@ def page(settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(load(["conf/complete_journey.yaml"])))
+    sys.stdout.write(page(load(["conf/complete_journey.yaml", "conf/local.yaml"])))

@@ -21,7 +21,7 @@ ARGUMENTS = parser(
     "evaluate_model",
     reads="sequences and outcomes of `evaluation.as_of` and of the training dates, and the bundle.",
     writes="evaluations, reports/AS_OF.html, reports/AS_OF.json, runs.",
-    example="--config conf/complete_journey.yaml",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml",
     as_of="optional",
 )
 

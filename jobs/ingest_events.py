@@ -18,7 +18,7 @@ ARGUMENTS = parser(
     "ingest_events",
     reads="the source tables of the settings, bounded by --since and --as-of where a table has a date_column.",
     writes="events, events_rejected, runs.",
-    example="--config conf/complete_journey.yaml --since 2017-09-30 --as-of 2017-10-01",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --since 2017-09-30 --as-of 2017-10-01",
     as_of="optional",
 )
 ARGUMENTS.add_argument("--since", type=dt.date.fromisoformat, metavar="DATE", help="only source rows from this date on")

@@ -17,7 +17,7 @@ ARGUMENTS = parser(
     "run_pipeline",
     reads="the source of the settings.",
     writes="all tables, a bundle, the reports of the dates scored and evaluated.",
-    example="--config conf/complete_journey.yaml --as-of 2018-01-01",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01",
     as_of="required",
 )
 _SAMPLE = 5

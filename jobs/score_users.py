@@ -19,7 +19,7 @@ ARGUMENTS = parser(
     "score_users",
     reads="sequences of the as-of date, and the bundle named by `scoring.model_version`.",
     writes="scores, tiers, reports/AS_OF.html where the outcomes are not known yet, runs.",
-    example="--config conf/complete_journey.yaml --as-of 2018-01-01",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01",
     as_of="required",
 )
 

@@ -13,7 +13,7 @@ ARGUMENTS = parser(
     "train_model",
     reads="sequences and outcomes of the dates under `training`.",
     writes="a bundle under models/VERSION, which becomes `latest`; runs.",
-    example="--config conf/complete_journey.yaml --set model.name=lstm",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --set model.name=lstm",
     as_of=None,
 )
 

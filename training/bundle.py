@@ -151,8 +151,8 @@ def read_file(models_uri: str, manifest: Manifest, name: str) -> bytes:
         raise BundleError(f"{address} is missing: {_retrain(uri.join(models_uri, manifest.version))}") from None
     if (found := _sha256(content)) != manifest.files[name]:
         raise BundleError(
-            f"{address} is damaged: its SHA-256 is {found[:12]}... and the manifest says {manifest.files[name][:12]}...;"
-            f" {_retrain(uri.join(models_uri, manifest.version))}"
+            f"{address} is damaged: its SHA-256 is {found[:12]}..., the manifest says {manifest.files[name][:12]}...; "
+            f"{_retrain(uri.join(models_uri, manifest.version))}"
         )
     return content
 
@@ -171,8 +171,8 @@ def load_model(models_uri: str, manifest: Manifest) -> Any:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError) as error:
             raise BundleError(
-                f"model of bundle {manifest.version} was made with {dict(manifest.libraries)} and cannot be loaded with "
-                f"{library_versions()}: {str(error).splitlines()[0]}"
+                f"model of bundle {manifest.version} was made with {dict(manifest.libraries)} and cannot be loaded "
+                f"with {library_versions()}: {str(error).splitlines()[0]}"
             ) from error
 
 

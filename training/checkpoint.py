@@ -9,7 +9,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -58,8 +57,8 @@ class Checkpoint:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 rest = json.loads(stored["meta"].tobytes())
-                groups = {g: [stored[n] for n in sorted(stored.files) if n.startswith(f"{g}_")] for g in _GROUPS}
-                return cls(**rest, **groups)
+                rest |= {g: [stored[n] for n in sorted(stored.files) if n.startswith(f"{g}_")] for g in _GROUPS}
+                return cls(**rest)
         except Exception as error:  # zip, numpy and JSON each have their own classes of damage
             raise ValueError(f"not a checkpoint: {error}") from error
 

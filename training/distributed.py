@@ -72,12 +72,12 @@ def bound_threads(threads: int) -> None:
 
 
 def adamw(learning_rate: float, weight_decay: float) -> Any:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that averages the gradients over all ranks before it applies them."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that applies the mean of all ranks' gradients."""
     import horovod.tensorflow as hvd
     import keras
     import tensorflow as tf
 
-    class DistributedAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
+    class DistributedAdamW(keras.optimizers.AdamW):
         def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
             dense = [tf.convert_to_tensor(g) for g in grads]  # embeddings give sparse slices
             super().apply(hvd.grouped_allreduce(dense, op=hvd.Average), trainable_variables)
@@ -108,7 +108,7 @@ def sums(values: Sequence[float]) -> list[float]:
 
 
 def largest_difference(variables: Sequence[Any]) -> float:
-    """The largest absolute difference of any weight between the first rank and any other; 0.0 when all are identical."""
+    """The largest difference of any weight between the first rank and another; 0.0 when all are identical."""
     import horovod.tensorflow as hvd
 
     worst = 0.0

@@ -286,9 +286,7 @@ def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callabl
     import keras
     import tensorflow as tf
 
-    signature = {
-        name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()
-    }
+    signature = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
     signature |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
 
     def log_losses(batch: Any, outputs: Any) -> Any:
@@ -301,7 +299,9 @@ def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callabl
             loss = tf.reduce_mean(log_losses(batch, outputs))
             if "value" in outputs:
                 values = tf.squeeze(outputs["value"], -1)
-                loss += auxiliary_weight * tf.reduce_mean(keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None]))
+                loss += auxiliary_weight * tf.reduce_mean(
+                    keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
+                )
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
         )

@@ -95,7 +95,7 @@ def tier_flows(flows: Counts, tiers: Sequence[str], left: str, right: str) -> Pi
     figure, axes = _figure(height=3.9)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.14))
     axes.axis("off")
-    scale = (1 - _NODE_GAP * (len(tiers) - 1)) / max(counts.sum(), 1)
+    scale = (1 - _node_gap(len(tiers)) * (len(tiers) - 1)) / max(counts.sum(), 1)
     before, after = counts.sum(axis=1), counts.sum(axis=0)
     starts, ends = _stacked(before, scale), _stacked(after, scale)
     # Within a node the streams lie in the order of their other ends, so that none crosses another needlessly.
@@ -127,7 +127,7 @@ def tier_sizes(sizes: Mapping[str, Sequence[float]], tiers: Sequence[str]) -> Pi
     axes.set_ylim(0, 1.12 * max(1, *(max(members) for members in sizes.values())))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.grid(False, axis="x")
+    axes.grid(False)
     axes.set_title("members")
     words = "; ".join(
         f"{moment}: {', '.join(f'{tier} {count:,.0f}' for tier, count in zip(tiers, members, strict=True))}"
@@ -146,16 +146,29 @@ def confusion(counts: Counts, tiers: Sequence[str]) -> Picture:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     shades = LinearSegmentedColormap.from_list("shares", ("#f5f7fa", ACCENT))
-    axes.imshow(shares, cmap=shades, vmin=0, vmax=1, aspect="auto")
-    names = [_short(tier) for tier in tiers]
-    axes.set_xticks(range(len(tiers)), names)
-    axes.set_yticks(range(len(tiers)), names)
+    axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=2)
+    axes.invert_yaxis()
+    names, many = [_short(tier) for tier in tiers], len(tiers) > 4
+    tilted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if many else {}
+    axes.set_xticks(np.arange(len(tiers)) + 0.5, names, **tilted)
+    axes.set_yticks(np.arange(len(tiers)) + 0.5, names)
     axes.set_xlabel("predicted tier")
     axes.set_title("tier reached")
     for (i, j), share in np.ndenumerate(shares):
-        ink = "white" if share > 0.55 else INK
-        axes.text(j, i, f"{share:.0%}", ha="center", va="bottom", color=ink, fontsize=13, fontweight="bold")
-        axes.text(j, i + 0.06, f"{table[i, j]:,.0f}", ha="center", va="top", color=ink, fontsize=9)
+        ink = "white" if share > 0.8 else INK
+        axes.text(
+            j + 0.5,
+            i + 0.5,
+            f"{share:.0%}",
+            ha="center",
+            va="bottom",
+            color=ink,
+            fontsize=10 if many else 13,
+            fontweight="bold",
+        )
+        axes.text(
+            j + 0.5, i + 0.56, f"{table[i, j]:,.0f}", ha="center", va="top", color=ink, fontsize=7.5 if many else 9
+        )
     right = ", ".join(f"{tier} {shares[i, i]:.0%}" for i, tier in enumerate(tiers) if totals[i, 0])
     return _picture(figure, f"Confusion matrix. Share of each tier's members that was predicted right: {right}.")
 
@@ -274,13 +287,18 @@ def training_pace(epochs: Sequence[float], series: Mapping[str, Sequence[float]]
     return _picture(figure, f"Training by epoch: {spans}.")
 
 
-_LEFT, _RIGHT, _NODE_WIDTH, _NODE_GAP = 0.28, 0.72, 0.018, 0.085
-"""Places in a flow diagram, in shares of its width and height; the gap is a line of text high, so labels stay apart."""
+_LEFT, _RIGHT, _NODE_WIDTH = 0.28, 0.72, 0.018
+"""Places in a flow diagram, in shares of its width."""
+
+
+def _node_gap(k: int) -> float:
+    """Share of the height between two of k nodes: a line of text, so that labels stay apart, while there is room."""
+    return min(0.085, 0.6 / k)
 
 
 def _stacked(members: np.ndarray, scale: float) -> np.ndarray:
     """Lower edge of each node, lowest tier at the bottom; `scale` is the height of one member."""
-    edges: np.ndarray = np.concatenate([[0], np.cumsum(members * scale + _NODE_GAP)[:-1]])
+    edges: np.ndarray = np.concatenate([[0], np.cumsum(members * scale + _node_gap(len(members)))[:-1]])
     return edges
 
 

@@ -59,11 +59,13 @@ class ProgressBar:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressBar:
+        """Start to look."""
         if self._shown:
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Show the end."""
         self._ended.set()
         if self._shown:
             self._thread.join()

@@ -153,9 +153,9 @@ class Verdict:
 
 
 _HEADLINES: dict[str, str] = {
-    "ahead": "The model earns its place: it beats every simple rule.",
-    "mixed": "The model beats the simple rules in part only.",
-    "behind": "The model does not beat the simple rules: do not act on it.",
+    "ahead": "The model earns its place: its probabilities beat every simple rule.",
+    "mixed": "The model's probabilities beat the simple rules in part only.",
+    "behind": "The model's probabilities do not beat the simple rules: do not act on them.",
 }
 
 
@@ -175,13 +175,13 @@ def verdict(comparison: Comparison) -> Verdict:
 def summary_lines(comparison: Comparison) -> list[str]:
     """The metrics of model and baselines as an aligned plain-text table; a star marks the best of each line."""
     columns = _columns(comparison)
-    wide = max(len(f"{m.title} (less is better)") for m in METRICS)
-    lines = [" ".join([" " * wide, *(f"{name:>10}" for name in columns)])]
+    wide, narrow = max(len(f"{m.title} (less is better)") for m in METRICS), max(9, *map(len, columns)) + 1
+    lines = [" ".join([" " * wide, *(f"{name:>{narrow}}" for name in columns)])]
     for metric in METRICS:
         title = metric.title if metric.more_is_better else f"{metric.title} (less is better)"
         best = metric.best(columns)
         cells = [f"{metric.text(getattr(e, metric.key))}{'*' if name in best else ' '}" for name, e in columns.items()]
-        lines.append(" ".join([f"{title:<{wide}}", *(f"{cell:>10}" for cell in cells)]).rstrip())
+        lines.append(" ".join([f"{title:<{wide}}", *(f"{cell:>{narrow}}" for cell in cells)]).rstrip())
     return [*lines, f"on the same {comparison.model.rows:,} members; * best"]
 
 

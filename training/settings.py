@@ -28,7 +28,9 @@ class ModelSettings(_Strict):
     """Which network, and its sizes."""
 
     name: str = Field(description="a name of training.models.REGISTRY")
-    parameters: dict[str, int | float | str | bool] = Field({}, description="the model's own parameters, if not default")
+    parameters: dict[str, int | float | str | bool] = Field(
+        {}, description="the model's own parameters, if not default"
+    )
 
     @model_validator(mode="after")
     def _parameters_fit_the_model(self) -> ModelSettings:

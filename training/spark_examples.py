@@ -29,7 +29,7 @@ from training.tensors import AS_OF, TIER_RANK, Array, Encoding, input_schema, re
 
 TRAINING, VALIDATION = "training", "validation"
 SPLITS = (TRAINING, VALIDATION)
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of staged examples changes."""
 
 _SUMMARY = "split int, shard int, rows bigint, statistics string"
@@ -52,8 +52,8 @@ class Examples:
     def from_json(cls, text: str | bytes) -> Examples:
         """Rebuild from `to_json`."""
         stored = json.loads(text)
-        shards = [ShardSet(tuple(stored[s]["uris"]), tuple(stored[s]["rows"])) for s in SPLITS]
-        return cls(*shards, Encoding.from_dict(stored["encoding"]))
+        training, validation = (ShardSet(tuple(stored[s]["uris"]), tuple(stored[s]["rows"])) for s in SPLITS)
+        return cls(training, validation, Encoding.from_dict(stored["encoding"]))
 
 
 def example_schema(contract: Contract) -> pa.Schema:
@@ -124,11 +124,11 @@ def stage(
     statistics = Statistics.empty(contract)
     for shard in range(settings.shards):
         statistics.merge(Statistics.from_dict(json.loads(found[0, shard]["statistics"])))
-    shards = [
+    training, validation = (
         ShardSet(tuple(_shard_uri(folder, split, k) for k in range(settings.shards)), tuple(counts[split]))
         for split in (0, 1)
-    ]
-    staged = Examples(*shards, statistics.encoding(settings.vocabulary_size))
+    )
+    staged = Examples(training, validation, statistics.encoding(settings.vocabulary_size))
     uri.write_bytes(marker, staged.to_json().encode())
     return staged
 
@@ -145,9 +145,7 @@ def examples(sequences: DataFrame, outcomes: DataFrame, contract: Contract, sett
     return known.join(outcome, on=keys, how="inner").withColumn("split", split)
 
 
-def tier_transitions(
-    sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract
-) -> Array:
+def tier_transitions(sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract) -> Array:
     """[K, K] int64: how many users went from each current tier (row) to each outcome tier (column) at `dates`."""
     keys = ["user_id", AS_OF]
     known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*keys, TIER_RANK)
@@ -239,7 +237,8 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[tuple[int, int]
         changes = np.flatnonzero((np.diff(keys, axis=0) != 0).any(axis=1)) + 1
         for start, end in zip([0, *changes], [*changes, len(keys)], strict=True):
             if end > start:
-                yield (int(keys[start, 0]), int(keys[start, 1])), pa.Table.from_batches([batch.slice(start, end - start)])
+                rows = pa.Table.from_batches([batch.slice(start, end - start)])
+                yield (int(keys[start, 0]), int(keys[start, 1])), rows
 
 
 def _regrouped(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

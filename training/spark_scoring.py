@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -100,7 +100,8 @@ def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) 
             yield pd.Series(list(predictor(arrow_rows(batch, contract))))
 
     probabilities.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
-    return f.pandas_udf(probabilities, "array<double>")
+    make: Any = f.pandas_udf  # its overloads know only function types given by number
+    return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
 
 
 def register_scoring_udf(
@@ -168,7 +169,7 @@ def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract
 
 
 def collect_scores(scores: DataFrame, contract: Contract, max_users: int) -> tuple[Array, Array]:
-    """Probabilities [n, K] and current ranks [n] of up to `max_users` rows of `scores`, chosen by a hash of the user."""
+    """Probabilities [n, K] and current ranks [n] of up to `max_users` scored users, chosen by a hash of the user."""
     return _by_rank(_sample(scores, max_users), contract)
 
 
@@ -185,7 +186,7 @@ def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:
 
 
 def predictor_of_worker(models_uri: str, version: str, model_rows: int) -> Predictor:
-    """This process's predictor of a bundle, loaded on the first call."""
+    """The predictor of a bundle, loaded by the first call in a process."""
     key = (models_uri, version)
     if key not in _loaded:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -238,8 +238,8 @@ class RankOutput:
             )
         if "Timed out waiting" in str(error):
             return (
-                f"the {settings.ranks} ranks did not start within {settings.start_timeout_seconds} s: each needs a free "
-                "task slot at the same time; give Spark that many cores, or lower training.ranks"
+                f"the {settings.ranks} ranks did not start within {settings.start_timeout_seconds} s: each needs a "
+                "free task slot at the same time; give Spark that many cores, or lower training.ranks"
             )
         last = "\n".join(self._lines)
         return (

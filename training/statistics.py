@@ -25,12 +25,14 @@ MOST_COUNTED = 200_000
 
 @dataclasses.dataclass
 class Moments:
-    """Count, sum and sum of squares of the finite values, and how many were missing."""
+    """Count, sum, sum of squares and range of the finite values (null without one), and how many were missing."""
 
     count: int = 0
     total: float = 0.0
     squares: float = 0.0
     missing: int = 0
+    least: float | None = None
+    greatest: float | None = None
 
     def add(self, values: Array) -> None:
         """Add values of any shape; NaN counts as missing."""
@@ -39,20 +41,28 @@ class Moments:
         self.total += float(known.sum())
         self.squares += float(np.square(known).sum())
         self.missing += values.size - len(known)
+        if len(known):
+            self._stretch(float(known.min()), float(known.max()))
 
     def merge(self, other: Moments) -> None:
         """Add another's sums."""
         self.count, self.missing = self.count + other.count, self.missing + other.missing
         self.total, self.squares = self.total + other.total, self.squares + other.squares
+        if other.least is not None and other.greatest is not None:
+            self._stretch(other.least, other.greatest)
 
     def scale(self) -> Scale:
-        """Mean and deviation; a deviation lost in rounding is that of a constant."""
-        if not self.count:
-            return Scale(0.0, 1.0)
+        """Mean, deviation and range; a deviation lost in rounding is that of a constant."""
+        if self.least is None or self.greatest is None:
+            return Scale(0.0, 1.0, 0.0, 0.0)
         mean = self.total / self.count
         variance = self.squares / self.count - mean**2
         constant = variance <= 1e-12 * max(1.0, mean**2)
-        return Scale(mean, 1.0 if constant else math.sqrt(variance))
+        return Scale(mean, 1.0 if constant else math.sqrt(variance), self.least, self.greatest)
+
+    def _stretch(self, least: float, greatest: float) -> None:
+        self.least = least if self.least is None else min(self.least, least)
+        self.greatest = greatest if self.greatest is None else max(self.greatest, greatest)
 
 
 @dataclasses.dataclass

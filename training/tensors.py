@@ -27,24 +27,27 @@ PADDING, UNKNOWN, FIRST_CODE = 0, 1, 2
 TIME_CHANNELS = ("age", "gap", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos")
 """Channels of every event that follow from its age and the as-of date."""
 
-LARGEST_DEVIATION = 10.0
-"""Normalised values are cut to this many standard deviations: one absurd value must not drown a batch."""
-
 _DAY = 86_400
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, Monday being 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation (1 for a constant) of a channel after its logarithm."""
+    """Mean, standard deviation (1 for a constant), least and greatest value of a channel after its logarithm.
+
+    What lies outside the range of the training rows counts as its end: a network cannot know what a tenure means that
+    none of them had, and one absurd amount must not drown a forecast.
+    """
 
     mean: float
     deviation: float
+    least: float
+    greatest: float
 
     def apply(self, values: Array) -> Array:
-        """Normalised float32 values of the same shape, 0 for those not finite."""
-        scaled = np.nan_to_num((values - self.mean) / self.deviation, nan=0.0)
-        return cast(Array, np.clip(scaled, -LARGEST_DEVIATION, LARGEST_DEVIATION).astype(np.float32))
+        """Normalised float32 values of the same shape, 0 for missing ones (NaN)."""
+        scaled = (np.clip(values, self.least, self.greatest) - self.mean) / self.deviation
+        return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Encoding:
         """JSON-ready form, the inverse of `from_dict`."""
         return {
             "vocabulary": {channel: list(values) for channel, values in self.vocabulary.items()},
-            "channels": {name: [s.mean, s.deviation] for name, s in self.channels.items()},
-            "aggregates": {name: [s.mean, s.deviation] for name, s in self.aggregates.items()},
+            "channels": {name: list(dataclasses.astuple(s)) for name, s in self.channels.items()},
+            "aggregates": {name: list(dataclasses.astuple(s)) for name, s in self.aggregates.items()},
             "indicated": list(self.indicated),
         }
 
@@ -77,8 +80,8 @@ class Encoding:
         """Rebuild from `to_dict`; raises KeyError on a missing field."""
         return cls(
             vocabulary={channel: tuple(values) for channel, values in stored["vocabulary"].items()},
-            channels={name: Scale(*pair) for name, pair in stored["channels"].items()},
-            aggregates={name: Scale(*pair) for name, pair in stored["aggregates"].items()},
+            channels={name: Scale(*numbers) for name, numbers in stored["channels"].items()},
+            aggregates={name: Scale(*numbers) for name, numbers in stored["aggregates"].items()},
             indicated=tuple(stored["indicated"]),
         )
 
@@ -100,7 +103,7 @@ def input_schema(contract: Contract) -> pa.Schema:
 def signed_log(values: Array) -> Array:
     """sign(x) * log(1 + |x|) in float64: tames money and counts alike, and is defined for refunds."""
     wide = np.asarray(values, np.float64)
-    return cast(Array, np.sign(wide) * np.log1p(np.abs(wide)))
+    return np.sign(wide) * np.log1p(np.abs(wide))
 
 
 def to_tensors(
@@ -201,7 +204,7 @@ class _Events:
     def newest(self, width: int) -> npt.NDArray[np.bool_]:
         """[events] whether the event is among the last `width` of its row."""
         ends = np.cumsum(self.lengths)
-        return cast(npt.NDArray[np.bool_], np.arange(len(self.day)) >= np.repeat(ends - width, self.lengths))
+        return np.arange(len(self.day)) >= np.repeat(ends - width, self.lengths)
 
     def first(self) -> npt.NDArray[np.int64]:
         """Index of the first event of each row that has one."""
@@ -226,7 +229,7 @@ def _logged(events: _Events, contract: Contract) -> dict[str, Array]:
 
 def _ages(events: _Events) -> Array:
     ages = events.flat[AGE].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return cast(Array, np.maximum(ages, 0).astype(np.float64))
+    return np.maximum(ages, 0).astype(np.float64)
 
 
 def _event_channels(events: _Events, contract: Contract, encoding: Encoding) -> Array:

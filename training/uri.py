@@ -25,7 +25,8 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     if scheme == "file":
         return fs.LocalFileSystem(), "/" + rest.lstrip("/")
     try:
-        return fs.FileSystem.from_uri(f"{_PYARROW_SCHEMES.get(scheme, scheme)}:{rest}")
+        system, path = fs.FileSystem.from_uri(f"{_PYARROW_SCHEMES.get(scheme, scheme)}:{rest}")
+        return system, path
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(f"cannot open storage {uri}: {error}") from error
 

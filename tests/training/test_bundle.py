@@ -1,0 +1,171 @@
+"""Bundles: whole or not at all, checked when read, and fitting or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_examples import CONTRACT, SMALL, example_rows
+
+from features.errors import BundleError, DateError, StorageError
+from training import bundle, uri
+from training.bundle import LATEST, MODEL_FILE, Manifest, check_fits, check_no_overlap, read_manifest, write_bundle
+from training.settings import ModelSettings
+from training.statistics import Statistics
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(example_rows(40), CONTRACT)
+    return Manifest(
+        version="hybrid-2025-03-01-abc",
+        contract=CONTRACT,
+        encoding=statistics.encoding(3),
+        model=ModelSettings(name="hybrid", parameters=SMALL["hybrid"]),
+        training_dates=(dt.date(2025, 1, 1), dt.date(2025, 2, 1)),
+        validation_date=dt.date(2025, 3, 1),
+        metrics={"validation_loss": 0.5},
+        history=[{"epoch": 1.0, "loss": 0.9}],
+        provenance={"tables": {"sequences": 3}},
+        libraries=bundle.library_versions(),
+        created_at="2025-06-01T00:00:00+00:00",
+        files={},
+    )
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> str:
+    return str(tmp_path / "models")
+
+
+def test_what_is_written_is_read(models: str, manifest: Manifest) -> None:
+    whole = write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    assert read_manifest(models, manifest.version) == whole == read_manifest(models, LATEST)
+    assert bundle.read_file(models, whole, MODEL_FILE) == b"weights"
+
+
+def test_latest_names_the_newest_bundle(models: str, manifest: Manifest) -> None:
+    write_bundle(models, manifest, {MODEL_FILE: b"one"})
+    write_bundle(models, dataclasses.replace(manifest, version="second"), {MODEL_FILE: b"two"})
+    assert read_manifest(models, LATEST).version == "second"
+    bundle.point_latest(models, manifest.version)
+    assert read_manifest(models, LATEST).version == manifest.version
+
+
+def test_no_bundle(models: str) -> None:
+    with pytest.raises(BundleError, match="no model under .*: run train_model first"):
+        read_manifest(models, LATEST)
+    with pytest.raises(BundleError, match="no whole bundle 'v9'"):
+        read_manifest(models, "v9")
+
+
+def test_a_truncated_file_is_named(models: str, manifest: Manifest) -> None:
+    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    path = Path(models, manifest.version, MODEL_FILE)
+    path.write_bytes(path.read_bytes()[:3])
+    with pytest.raises(BundleError, match=r"model.keras is damaged: its SHA-256 is .* run train_model again"):
+        read_manifest(models, LATEST)
+
+
+def test_a_missing_file_is_named(models: str, manifest: Manifest) -> None:
+    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    Path(models, manifest.version, MODEL_FILE).unlink()
+    with pytest.raises(BundleError, match=r"model.keras is missing"):
+        read_manifest(models, LATEST)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[:50], "is damaged"),
+        (lambda text: "[]", "is damaged"),
+        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 1"),
+        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "contract"}), "damaged .*contract"),
+        (lambda text: json.dumps(json.loads(text) | {"files": {}}), "lists no model.keras"),
+    ],
+)
+def test_a_damaged_manifest_is_named(models: str, manifest: Manifest, edit: object, message: str) -> None:
+    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    path = Path(models, manifest.version, "manifest.json")
+    path.write_text(edit(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(BundleError, match=message):
+        read_manifest(models, LATEST)
+
+
+def test_a_damaged_pointer_is_named(models: str, manifest: Manifest) -> None:
+    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    Path(models, "latest.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"latest.json does not name a version"):
+        read_manifest(models, LATEST)
+
+
+def test_a_bundle_that_stops_half_way_is_not_there(
+    models: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 7: killed between the files and the manifest, the last good bundle stays `latest`."""
+    write_bundle(models, manifest, {MODEL_FILE: b"good"})
+    real = uri.write_bytes
+
+    def failing(address: str, content: bytes) -> None:
+        if address.endswith("manifest.json"):
+            raise StorageError("no space left")
+        real(address, content)
+
+    monkeypatch.setattr(uri, "write_bytes", failing)
+    with pytest.raises(StorageError, match="no space left"):
+        write_bundle(models, dataclasses.replace(manifest, version="second"), {MODEL_FILE: b"new"})
+    assert read_manifest(models, LATEST).version == manifest.version
+    with pytest.raises(BundleError, match="no whole bundle 'second'"):
+        read_manifest(models, "second")
+
+
+def test_storage_that_cannot_be_written_is_named(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / "models").write_text("a file where the folder should be")
+    with pytest.raises(StorageError, match="models"):
+        write_bundle(str(tmp_path / "models"), manifest, {MODEL_FILE: b"weights"})
+
+
+def test_another_contract_is_refused_with_both_sides(manifest: Manifest) -> None:
+    check_fits(manifest, CONTRACT)
+    other = dataclasses.replace(CONTRACT, length=64, tiers=("base", "gold"))
+    with pytest.raises(BundleError, match=r"(?s)length: 40 against 64.*tiers: .*silver.* against \['base', 'gold'\]"):
+        check_fits(manifest, other)
+
+
+def test_another_tier_rule_is_refused_with_both_sides(manifest: Manifest) -> None:
+    other = dataclasses.replace(CONTRACT, tier_rule=json.dumps({"spend": [300, 700]}))
+    with pytest.raises(BundleError, match=r"tier_rule: .*250.* against .*300"):
+        check_fits(manifest, other)
+
+
+def test_training_windows_must_not_overlap_the_evaluated_horizon(manifest: Manifest) -> None:
+    """Invariant 9: the last window starts on 2025-03-01 and ends before 2025-05-30."""
+    check_no_overlap(manifest, dt.date(2025, 5, 30))
+    with pytest.raises(DateError, match="outcomes up to 2025-05-30 .*2025-03-01.* evaluated as-of date 2025-05-29"):
+        check_no_overlap(manifest, dt.date(2025, 5, 29))
+
+
+def test_a_model_is_loaded_in_safe_mode(models: str, manifest: Manifest, tmp_path: Path) -> None:
+    from training.loop import build_model
+
+    model = build_model(manifest.model, CONTRACT, manifest.encoding)
+    model.save(tmp_path / MODEL_FILE)
+    whole = write_bundle(models, manifest, {MODEL_FILE: (tmp_path / MODEL_FILE).read_bytes()})
+    loaded = bundle.load_model(models, whole)
+    for mine, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_what_is_not_a_model_is_refused(models: str, manifest: Manifest) -> None:
+    whole = write_bundle(models, manifest, {MODEL_FILE: b"not a model"})
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        bundle.load_model(models, whole)
+
+
+def test_libraries_are_recorded() -> None:
+    assert {"keras", "numpy", "horovod", "pyarrow"} <= set(bundle.library_versions())

@@ -1,0 +1,114 @@
+"""Every global batch has the same rows for any number of ranks; all ranks take the same number of steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from training_examples import CONTRACT, example_rows, stage_rows
+
+from training.feed import ShardSet, TensorMaker, prefetch, training_rows, validation_rows
+from training.statistics import Statistics
+
+SHARDS = 4
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> ShardSet:
+    """70 rows in shards of 18, 18, 17, 17, each row told by its outcome value."""
+    rows = example_rows(70).set_column(11, "outcome_value", pa.array(np.arange(70.0)))
+    return stage_rows(rows, 0, SHARDS, tmp_path, 5)[0]
+
+
+def _ids(table: pa.Table) -> list[float]:
+    return [float(v) for v in table["outcome_value"].to_pylist()]
+
+
+def _batches(shards: ShardSet, ranks: int, epoch: int = 0, seed: int = 3) -> list[list[float]]:
+    """The global batches that `ranks` ranks take together, each sorted."""
+    feeds = [
+        [_ids(t) for t in training_rows(shards, r, ranks, 16, shuffle_rows=10, seed=seed, epoch=epoch)]
+        for r in range(ranks)
+    ]
+    assert len({len(f) for f in feeds}) == 1, "ranks take different numbers of steps"
+    assert {len(batch) for f in feeds for batch in f} == {16 // ranks}
+    return [sorted(v for f in feeds for v in f[step]) for step in range(len(feeds[0]))]
+
+
+def test_global_batches_are_equal_for_one_two_and_four_ranks(shards: ShardSet) -> None:
+    assert _batches(shards, 1) == _batches(shards, 2) == _batches(shards, 4)
+
+
+def test_steps_follow_from_the_longest_shard(shards: ShardSet) -> None:
+    assert shards.rows == (18, 18, 17, 17)
+    assert shards.steps(16) == 5
+    assert len(_batches(shards, 2)) == 5
+
+
+def test_an_epoch_has_every_row_and_short_shards_start_over(shards: ShardSet) -> None:
+    seen = [v for batch in _batches(shards, 1) for v in batch]
+    assert len(seen) == 80
+    assert set(seen) == set(range(70))
+    assert max(seen.count(v) for v in set(seen)) == 2
+
+
+def test_epochs_differ_and_repeat_by_the_seed(shards: ShardSet) -> None:
+    assert _batches(shards, 1, epoch=0) != _batches(shards, 1, epoch=1)
+    assert _batches(shards, 1, seed=3) != _batches(shards, 1, seed=4)
+    assert _batches(shards, 1, epoch=1) == _batches(shards, 1, epoch=1)
+
+
+def test_a_shard_smaller_than_its_share_of_a_batch_is_repeated(tmp_path: Path) -> None:
+    tiny, _ = stage_rows(example_rows(3), 0, 1, tmp_path, 5)
+    (batch,) = training_rows(tiny, 0, 1, 8, shuffle_rows=10, seed=0, epoch=0)
+    assert batch.num_rows == 8
+
+
+def test_validation_reads_every_row_once(shards: ShardSet) -> None:
+    seen = [v for r in range(2) for t in validation_rows(shards, r, 2, 4) for v in _ids(t)]
+    assert sorted(seen) == list(range(70))
+
+
+def test_validation_skips_shards_without_rows(tmp_path: Path) -> None:
+    nothing = ShardSet((str(tmp_path / "absent.parquet"),), (0,))
+    assert list(validation_rows(nothing, 0, 1, 4)) == []
+
+
+def test_a_batch_that_shards_cannot_share_is_refused(shards: ShardSet) -> None:
+    with pytest.raises(ValueError, match="18 rows cannot be shared equally by 4 shards"):
+        shards.steps(18)
+
+
+def test_prefetched_tensors_equal_those_made_in_place(shards: ShardSet) -> None:
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(example_rows(70), CONTRACT)
+    make = TensorMaker(CONTRACT, statistics.encoding(3), 24, 8)
+    rows = list(training_rows(shards, 0, 1, 16, 10, 3, 0))
+    for found, table in zip(prefetch(iter(rows), make, 2), rows, strict=True):
+        for name, values in make(table).items():
+            np.testing.assert_array_equal(found[name], values)
+    assert found["target_tier"].dtype == np.int32
+    np.testing.assert_allclose(found["target_log_value"], np.log1p(_ids(rows[-1])), rtol=1e-6)
+
+
+def test_an_error_of_the_prefetching_thread_is_raised_and_the_thread_ends(shards: ShardSet) -> None:
+    def failing() -> Iterator[pa.Table]:
+        yield from ()
+        raise OSError("disk gone")
+
+    make = TensorMaker(CONTRACT, Statistics.empty(CONTRACT).encoding(3), 24, 8)
+    with pytest.raises(OSError, match="disk gone"):
+        next(prefetch(failing(), make, 2))
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_closing_early_ends_the_thread(shards: ShardSet) -> None:
+    make = TensorMaker(CONTRACT, Statistics.empty(CONTRACT).encoding(3), 24, 8)
+    tensors = prefetch(training_rows(shards, 0, 1, 16, 10, 3, 0), make, 1)
+    next(tensors)
+    tensors.close()
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]

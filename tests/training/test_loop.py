@@ -1,0 +1,135 @@
+"""One rank in this process: schedule, learning, early stopping, checkpoints and their resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_examples import plan
+
+from features.errors import StorageError
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.loop import Plan, learning_rate, train
+
+pytest.importorskip("horovod.tensorflow")
+
+
+class Interrupted(Exception):
+    """Stands in for a killed process."""
+
+
+def test_learning_rate_rises_linearly_then_falls_as_a_cosine() -> None:
+    rates = [learning_rate(step, 100, 10, 0.2) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], 0.02 * np.arange(1, 11))
+    np.testing.assert_allclose(rates[55], 0.1, rtol=1e-9)  # half way down
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+    assert learning_rate(0, 10, 0, 0.2) == 0.2
+
+
+def test_a_plan_round_trips_through_json(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert Plan.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize("model", ["hybrid", "cnn", "lstm"])
+def test_training_learns_and_leaves_a_model(tmp_path: Path, model: str) -> None:
+    made = plan(tmp_path, model)
+    result = train(made)
+    losses = [entry["loss"] for entry in result["history"]]
+    assert losses[-1] < losses[0]
+    assert result["largest_difference"] == 0.0
+    assert result["validation_loss"] == min(e["validation_loss"] for e in result["history"])
+    assert Path(made.model_uri).exists()
+    progress = json.loads(Path(made.progress_uri).read_bytes())
+    assert progress["step"] == progress["steps"] == 20
+
+
+def test_a_resumed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Invariant 7, with dropout and shuffling on: seeds of both are part of the checkpoint."""
+    whole = _with_dropout(plan(tmp_path / "whole"))
+    disturbed = _with_dropout(plan(tmp_path / "disturbed"))
+    expected = train(whole)
+
+    def stop(entry: Mapping[str, float]) -> None:
+        if entry["epoch"] == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(disturbed, stop)
+    resumed = train(disturbed)
+    assert (expected["resumed_epochs"], resumed["resumed_epochs"]) == (0, 2)
+    assert [e["validation_loss"] for e in resumed["history"]] == [e["validation_loss"] for e in expected["history"]]
+    for mine, theirs in zip(_final(disturbed).model, _final(whole).model, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_finished_training_that_is_started_again_takes_no_step(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    train(made)
+    before = _final(made)
+    assert train(made)["resumed_epochs"] == 4
+    assert _final(made).to_bytes() == before.to_bytes()
+
+
+def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    train(made)
+    assert train(dataclasses.replace(made, key="other"))["resumed_epochs"] == 0
+
+
+def test_training_stops_when_patience_ends_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    made = plan(tmp_path, epochs=30, patience=2, learning_rate=0.3, warmup_epochs=0)
+    result = train(made)
+    losses = [entry["validation_loss"] for entry in result["history"]]
+    assert len(losses) < 30
+    assert result["best_epoch"] == len(losses) - 2 == int(np.argmin(losses)) + 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.loop._State._validate", lambda self: (math.nan, 0.0))
+    with pytest.raises(RuntimeError, match=r"loss is nan after epoch 1: lower training.learning_rate"):
+        train(plan(tmp_path))
+
+
+def test_a_checkpoint_round_trips_and_keeps_the_order_of_variables() -> None:
+    arrays = [np.full(2, i, np.float32) for i in range(12)]
+    made = Checkpoint("k", 2, arrays, arrays[:3], arrays[::-1], 0.5, 1, [{"epoch": 1.0}])
+    found = Checkpoint.from_bytes(made.to_bytes())
+    assert (found.key, found.epochs, found.best_loss, found.history) == ("k", 2, 0.5, [{"epoch": 1.0}])
+    np.testing.assert_array_equal(np.stack(found.model), np.stack(arrays))
+    np.testing.assert_array_equal(np.stack(found.best), np.stack(arrays[::-1]))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", pickle.dumps({"a": 1})])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"checkpoint.npz is damaged .* delete it"):
+        checkpoint.load(str(path), "k")
+
+
+def test_a_checkpoint_with_pickled_objects_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, meta=np.array([{"key": "k"}], dtype=object))
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        Checkpoint.from_bytes(buffer.getvalue())
+
+
+def _with_dropout(made: Plan) -> Plan:
+    parameters = {**made.model.parameters, "dropout": 0.4}
+    return dataclasses.replace(made, model=made.model.model_copy(update={"parameters": parameters}))
+
+
+def _final(made: Plan) -> Checkpoint:
+    found = checkpoint.load(made.checkpoint_uri, made.key)
+    assert found is not None
+    return found

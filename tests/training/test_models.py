@@ -1,0 +1,110 @@
+"""Every network of the registry: padding, empty sequences, shapes, saving and loading in safe mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from training_examples import CONTRACT, SMALL, example_rows
+
+from training.loop import build_model, tensor_width
+from training.models import REGISTRY
+from training.settings import ModelSettings
+from training.statistics import Statistics
+from training.tensors import Tensors, to_tensors
+
+keras = pytest.importorskip("keras")
+
+ROWS = example_rows(24, 4)
+
+
+def _encoding() -> Any:
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(ROWS, CONTRACT)
+    return statistics.encoding(3)
+
+
+ENCODING = _encoding()
+
+
+@pytest.fixture(params=sorted(REGISTRY))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(name: str) -> Any:
+    keras.utils.set_random_seed(7)
+    return build_model(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT, ENCODING)
+
+
+def _tensors(rows: Any = ROWS, width: int = 24) -> Tensors:
+    return to_tensors(rows, CONTRACT, ENCODING, width)
+
+
+def test_outputs_are_probabilities_of_the_tiers(model: Any, name: str) -> None:
+    found = model(_tensors(), training=False)
+    np.testing.assert_allclose(np.sum(found["tier"], axis=1), np.ones(24), atol=1e-6)
+    assert found["tier"].shape == (24, 3)
+    assert ("value" in found) == (name == "hybrid")
+
+
+def test_garbage_in_padded_positions_changes_nothing(model: Any) -> None:
+    clean = _tensors()
+    dirty = {key: tensor.copy() for key, tensor in clean.items()}
+    dirty["channels"][~clean["mask"]] = 1e3
+    dirty["codes"][~clean["mask"]] = 2
+    for key, values in model(clean, training=False).items():
+        np.testing.assert_array_equal(values, model(dirty, training=False)[key])
+
+
+def test_the_length_of_the_padding_changes_nothing(model: Any, name: str) -> None:
+    if tensor_width(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT)[1] is None:
+        pytest.skip("takes one width only")
+    rows = ROWS.filter(np.array([len(a) <= 12 for a in ROWS["seq_age"].to_pylist()]))
+    short, long = (model(_tensors(rows, width), training=False) for width in (12, 30))
+    for key in short:
+        np.testing.assert_allclose(short[key], long[key], atol=1e-6)
+
+
+def test_a_row_without_events_has_a_finite_answer(model: Any) -> None:
+    row = ROWS.slice(0, 1).to_pylist()[0] | {name: [] for name in CONTRACT.array_columns}
+    rows = pa.Table.from_pylist([row], schema=ROWS.schema)
+    assert np.isfinite(model(_tensors(rows), training=False)["tier"]).all()
+
+
+def test_loads_in_safe_mode_and_answers_the_same(model: Any, tmp_path: Path) -> None:
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    for key, values in model(_tensors(), training=False).items():
+        np.testing.assert_array_equal(values, loaded(_tensors(), training=False)[key])
+
+
+def test_default_sizes_are_those_of_the_description() -> None:
+    """cnn: 64 and 128 filters of 3, dense 128; lstm: 128, 128, dense 64; both end in a softmax over the tiers."""
+    shapes = {}
+    for chosen in ("cnn", "lstm"):
+        built = build_model(ModelSettings(name=chosen), CONTRACT, ENCODING)
+        shapes[chosen] = [
+            (type(layer).__name__, tuple(layer.kernel.shape)[-1] if hasattr(layer, "kernel") else layer.units)
+            for layer in built.layers
+            if isinstance(layer, keras.layers.Dense | keras.layers.Conv1D | keras.layers.LSTM)
+        ]
+    assert shapes["cnn"] == [("Conv1D", 64), ("Conv1D", 128), ("Dense", 128), ("Dense", 3)]
+    assert shapes["lstm"] == [("LSTM", 128), ("LSTM", 128), ("Dense", 64), ("Dense", 3)]
+
+
+def test_newest_events_are_those_that_count(model: Any) -> None:
+    """Of more than max_events events the oldest are left out: the answer is that of the row cut to the newest."""
+    rows = ROWS.to_pylist()
+    cut = [row | {name: row[name][-24:] for name in CONTRACT.array_columns} for row in rows]
+    whole = _tensors()
+    shorter = _tensors(pa.Table.from_pylist(cut, schema=ROWS.schema))
+    # The gap of the first kept event reaches back to an event that the cut row does not have.
+    gap_known = np.ones(whole["channels"].shape, bool)
+    gap_known[:, 0, 1] = False
+    np.testing.assert_array_equal(whole["channels"][gap_known], shorter["channels"][gap_known])
+    np.testing.assert_array_equal(whole["codes"], shorter["codes"])

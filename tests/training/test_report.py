@@ -1,0 +1,251 @@
+"""The report as a reader meets it: complete, self-contained, escaped, and honest where nothing is known."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+
+from training import baselines, metrics, plots, report
+
+RNG = np.random.default_rng(20171001)
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+def forecast_case(k: int = 3, n: int = 300) -> dict[str, Any]:
+    """Members whose outcome follows the probabilities, most likely near the current tier."""
+    current = RNG.integers(0, k, n)
+    weights = RNG.gamma(1.0, size=(n, k)) + 3 * np.eye(k)[current]
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    outcome = np.array([RNG.choice(k, p=row) for row in probabilities])
+    return {
+        "probabilities": probabilities,
+        "current": current,
+        "outcome": outcome,
+        "tiers": [f"t{i}" for i in range(k)],
+    }
+
+
+def comparison_of(case: dict[str, Any]) -> metrics.Comparison:
+    counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
+    return metrics.compare(**case, baselines=baselines.fit_baselines(counts))
+
+
+def inputs_of(case: dict[str, Any], **changes: Any) -> report.ReportInputs:
+    sound: dict[str, Any] = {
+        "title": "Corner shop",
+        "as_of": dt.date(2017, 10, 1),
+        "horizon_days": 90,
+        "tiers": [report.TierCard(name, f"rule of {name}", ["free tea"]) for name in case["tiers"]],
+        "forecast": metrics.summarise_forecast(case["probabilities"], case["current"], case["tiers"]),
+        "comparison": comparison_of(case),
+        "history": [
+            {"epoch": e, "loss": 1 / e, "validation_loss": 1.1 / e, "learning_rate": 1e-3, "users_per_second": 2e3}
+            for e in range(1, 5)
+        ],
+        "versions": {"model": "hybrid-1"},
+        "rows": {"events": 155848},
+        "notes": ["A sample of 300 members."],
+    }
+    return report.ReportInputs(**(sound | changes))
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and checks that each element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.sources: list[str | None] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        self.sources += [value for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def case() -> dict[str, Any]:
+    return forecast_case()
+
+
+@pytest.fixture(scope="module")
+def html(case: dict[str, Any]) -> str:
+    return report.render(inputs_of(case))
+
+
+def test_the_page_loads_nothing_from_outside(html: str) -> None:
+    page = Page(html)
+    assert "http" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "<script" not in html
+    assert all(source and source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+
+
+def test_pictures_load_nothing_from_outside_either(html: str) -> None:
+    for image in Page(html).images:
+        svg = base64.b64decode(str(image["src"]).split(",", 1)[1]).decode()
+        assert not re.search(r'href="(?!#)', svg)
+        assert "@import" not in svg
+
+
+def test_every_picture_says_in_words_what_it_shows(html: str) -> None:
+    images = Page(html).images
+    assert len(images) == 12
+    assert all(len(image["alt"] or "") > 30 for image in images)
+
+
+def test_all_parts_are_there(html: str) -> None:
+    for part in (
+        "Corner shop", "1 October 2017", "rule of t1", "free tea", "hybrid-1", "155,848", "A sample of 300 members.",
+        "Markov", "Stays in tier", "Majority tier", "Confusion matrix", "Upgrades found", "Loss by epoch",
+    ):  # fmt: skip
+        assert part in html, part
+    for metric in report.METRICS:
+        assert metric.title in html
+    assert {metric.key for metric in report.METRICS} == set(metrics.SCALARS)
+
+
+def test_equal_inputs_give_equal_pages(case: dict[str, Any], html: str) -> None:
+    assert report.render(inputs_of(case)) == html
+
+
+def test_drawing_leaves_matplotlib_as_it_was(case: dict[str, Any]) -> None:
+    before = dict(matplotlib.rcParams)
+    report.render(inputs_of(case))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_what_users_write_is_escaped(case: dict[str, Any]) -> None:
+    evil = "<script>alert('$x_2$ & \"y\"')</script>"
+    names = ["base", evil, "gold"]
+    named = case | {"tiers": names}
+    cards = [report.TierCard(name, evil, [evil]) for name in names]
+    html = report.render(inputs_of(named, title=evil, tiers=cards, versions={evil: evil}, rows={evil: 1}, notes=[evil]))
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 8
+    Page(html)
+
+
+def test_without_outcomes_it_says_so_and_shows_the_forecast(case: dict[str, Any]) -> None:
+    html = report.render(inputs_of(case, comparison=None, as_of=dt.date(2018, 1, 1)))
+    assert "Outcomes are not known yet" in html
+    assert "1 April 2018" in html
+    assert "Where members are heading" in html
+    for absent in ("Logloss", "Confusion", "Reached", "simple rule", "Upgrades found"):
+        assert absent not in html, absent
+    Page(html)
+
+
+def test_without_history_versions_rows_and_notes(case: dict[str, Any]) -> None:
+    html = report.render(inputs_of(case, history=(), versions={}, rows={}, notes=()))
+    assert "Loss by epoch" not in html
+    assert "Data and versions" not in html
+    Page(html)
+
+
+def test_history_with_holes_is_drawn_as_far_as_it_is_known(case: dict[str, Any]) -> None:
+    history = [
+        {"epoch": 1, "loss": 2.0, "validation_loss": None},
+        {"epoch": 2, "loss": 1.5, "validation_loss": 1.7},
+        {},
+    ]
+    html = report.render(inputs_of(case, history=history))
+    assert "Loss by epoch" in html
+    assert "Learning rate and speed" not in html
+
+
+@pytest.mark.parametrize("k", [2, 5, 13])
+def test_any_number_of_tiers(k: int) -> None:
+    case = forecast_case(k, 150)
+    Page(report.render(inputs_of(case)))
+    Page(report.render(inputs_of(case, comparison=None)))
+
+
+def test_nobody_moved_and_all_in_the_top_tier() -> None:
+    tiers = ["base", "gold"]
+    for rank in (0, 1):
+        case = {"probabilities": [[0.4, 0.6]] * 5, "current": [rank] * 5, "outcome": [rank] * 5, "tiers": tiers}
+        html = report.render(inputs_of(case))
+        assert "No member moved up" in html
+        assert "cannot be said" in html
+        Page(html)
+
+
+def test_long_tier_names_are_shortened_in_pictures_only() -> None:
+    case = forecast_case(2, 50) | {"tiers": ["base", "friends_of_the_house_and_family"]}
+    assert "friends_of_the_house_and_family" in report.render(inputs_of(case))
+
+
+def test_tiers_of_forecast_and_report_must_be_the_same(case: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"forecast has tiers .*'t2'.* the report \['base'\]"):
+        inputs_of(case, tiers=[report.TierCard("base", "everyone")])
+
+
+@pytest.mark.parametrize(
+    ("flip", "level", "words"), [(False, "ahead", "earns its place"), (True, "behind", "do not beat")]
+)
+def test_verdict_is_for_the_better_one(flip: bool, level: str, words: str) -> None:
+    case = forecast_case(3, 600)
+    p = np.eye(3)[case["outcome"]] * 0.9 + 0.1 / 3
+    found = report.verdict(comparison_of(case | {"probabilities": np.roll(p, 1, axis=1) if flip else p}))
+    assert found.level == level
+    assert words in found.headline
+    assert len(found.sentences) == 3
+
+
+def test_verdict_is_mixed_for_a_good_order_with_bad_probabilities() -> None:
+    case = forecast_case(3, 600)
+    sharp = case["probabilities"] ** 12
+    found = report.verdict(comparison_of(case | {"probabilities": sharp / sharp.sum(axis=1, keepdims=True)}))
+    assert found.level == "mixed"
+    assert "above" in found.sentences[0]
+
+
+def test_equal_to_a_baseline_is_not_better() -> None:
+    case = forecast_case(3, 300)
+    counts = baselines.transition_counts(case["current"], case["outcome"], 3)
+    markov = baselines.fit_baselines(counts)["markov"].predict(case["current"])
+    assert report.verdict(comparison_of(case | {"probabilities": markov})).level == "behind"
+
+
+def test_a_verdict_needs_something_to_beat(case: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least one baseline"):
+        report.verdict(metrics.Comparison(comparison_of(case).model, {}))
+
+
+def test_summary_is_an_aligned_table_with_the_best_marked(case: dict[str, Any]) -> None:
+    found = comparison_of(case)
+    lines = report.summary_lines(found)
+    assert len(lines) == len(report.METRICS) + 2
+    assert lines[0].split() == ["model", "majority", "stays", "markov"]
+    assert f"{found.model.logloss:.3f}" in lines[1]
+    assert all("*" in line for line in lines[1:-1])
+    ends = [line.rstrip("* ") for line in lines[1:-1]]
+    assert {len(line) for line in ends} == {len(lines[0]) - 1}
+
+
+def test_summary_writes_a_dash_where_a_figure_is_undefined() -> None:
+    case = {"probabilities": [[0.4, 0.6]] * 5, "current": [0] * 5, "outcome": [0] * 5, "tiers": ["base", "gold"]}
+    line = next(line for line in report.summary_lines(comparison_of(case)) if line.startswith("Upgrade AUC"))
+    assert line.split()[2:] == ["\u2013"] * 4
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 9])
+def test_tier_colours_are_distinct(k: int) -> None:
+    assert len(set(plots.tier_colours(k))) == k

@@ -1,0 +1,57 @@
+"""Files behind URIs appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from features.errors import StorageError
+from training import uri
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_local_forms_name_the_same_file(tmp_path: Path, form: str) -> None:
+    address = form.format(tmp_path / "a folder" / "x.bin")
+    assert not uri.exists(address)
+    uri.write_bytes(address, b"1")
+    uri.write_bytes(address, b"22")
+    assert uri.read_bytes(address) == b"22"
+    assert uri.exists(address)
+    assert [p.name for p in (tmp_path / "a folder").iterdir()] == ["x.bin"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    address = str(tmp_path / "x.bin")
+    uri.write_bytes(address, b"old")
+    with pytest.raises(RuntimeError), uri.writing(address) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert uri.read_bytes(address) == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_hadoop_names_reach_the_same_storage() -> None:
+    system, path = uri.locate("s3a://bucket/a/b?region=eu-west-1")
+    assert isinstance(system, fs.S3FileSystem)
+    assert path == "bucket/a/b"
+
+
+def test_unknown_storage_is_named() -> None:
+    with pytest.raises(StorageError, match="cannot open storage gopher://x/y"):
+        uri.locate("gopher://x/y")
+
+
+def test_a_missing_file_is_told_from_broken_storage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        uri.read_bytes(str(tmp_path / "absent"))
+    with pytest.raises(StorageError):
+        uri.read_bytes(str(tmp_path))
+
+
+def test_folders_are_removed_if_they_are_there(tmp_path: Path) -> None:
+    uri.write_bytes(uri.join(str(tmp_path), "work", "x"), b"1")
+    uri.delete_folder(str(tmp_path / "work"))
+    uri.delete_folder(str(tmp_path / "work"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,127 @@
+"""Small made-up examples that follow a contract, and a plan to train on them, without Spark."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from features.contract import Contract
+from training.feed import ShardSet
+from training.loop import Plan
+from training.settings import ModelSettings, TrainingSettings
+from training.spark_examples import example_schema, write_shards
+from training.statistics import Statistics
+
+CONTRACT = Contract(
+    length=40,
+    numeric=("amount", "items"),
+    categorical=("event_type", "shelf"),
+    aggregates=("spend_90d", "recency_days", "gap_mean"),
+    tiers=("base", "silver", "gold"),
+    tier_rule=json.dumps({"spend": [250, 700]}),
+    horizon_days=90,
+    known_by="event_time",
+)
+DATE = dt.date(2025, 3, 1)
+SHELVES = ("bread", "milk", "tea", "soap")
+
+SETTINGS: dict[str, Any] = {
+    "as_of": ["2025-01-01", "2025-02-01"],
+    "validation_as_of": "2025-03-01",
+    "ranks": 1,
+    "shards": 4,
+    "batch": "global",
+    "batch_size": 32,
+    "epochs": 4,
+    "learning_rate": 0.005,
+    "warmup_epochs": 1,
+    "weight_decay": 0.001,
+    "patience": 4,
+    "auxiliary_weight": 0.3,
+    "mixed_precision": False,
+    "vocabulary_size": 3,
+    "shuffle_rows": 24,
+    "row_group_rows": 8,
+    "prefetch_batches": 2,
+    "seed": 5,
+    "start_timeout_seconds": 60,
+    "network_interfaces": ["lo"],
+}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "hybrid": {"max_events": 24, "embedding": 3, "units": 6, "dense": 8, "dropout": 0.0},
+    "lstm": {"max_events": 24, "embedding": 3, "first_units": 5, "second_units": 6, "dense": 8, "dropout": 0.0},
+    "cnn": {"max_events": 24, "embedding": 3, "first_filters": 5, "second_filters": 6, "dense": 8},
+}
+"""Parameters with which each model is built and trained in a moment."""
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(**{**SETTINGS, **changes})
+
+
+def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa.Table:
+    """`count` examples of all lengths from 0 to L, with missing values, whose outcome follows from their spend."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, contract.length + 1, count)
+    spend = np.round(random.gamma(2.0, 200.0, count), 2)
+    value = np.round(spend * random.uniform(0.6, 1.4, count), 2)
+    columns: dict[str, Any] = {
+        "seq_age": [np.sort(random.integers(1, 80 * 86_400, n))[::-1].tolist() for n in lengths],
+        "seq_amount": [_holes(random, random.gamma(2.0, 20.0, n).tolist()) for n in lengths],
+        "seq_items": [_holes(random, random.integers(1, 9, n).astype(float).tolist()) for n in lengths],
+        "seq_event_type": [random.choice(["purchase", "campaign"], n, p=[0.9, 0.1]).tolist() for n in lengths],
+        "seq_shelf": [_holes(random, random.choice(SHELVES, n, p=[0.4, 0.3, 0.2, 0.1]).tolist()) for n in lengths],
+        "spend_90d": spend,
+        "recency_days": random.uniform(0, 60, count),
+        "gap_mean": _holes(random, random.uniform(0, 30, count).tolist()),
+        "current_tier_rank": np.digitize(spend, [250, 700]),
+        "as_of_date": [DATE] * count,
+        "outcome_tier_rank": np.digitize(value, [250, 700]),
+        "outcome_value": value,
+    }
+    return pa.table(columns, schema=example_schema(contract))
+
+
+def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int) -> tuple[ShardSet, Statistics]:
+    """Deal rows to shards in turn and write them as the examples job does."""
+    number = np.arange(rows.num_rows) % shards
+    order = np.argsort(number, kind="stable")
+    keyed = rows.take(pa.array(order)).append_column("split", pa.array(np.full(rows.num_rows, split, np.int32)))
+    keyed = keyed.append_column("shard", pa.array(number[order].astype(np.int32)))
+    statistics, counts = Statistics.empty(CONTRACT), {}
+    for _, shard, count, sums in write_shards(keyed.combine_chunks().to_batches(), CONTRACT, str(folder), group):
+        statistics.merge(sums)
+        counts[shard] = count
+    name = ("training", "validation")[split]
+    uris = tuple(f"{folder}/{name}-{k:05d}.parquet" for k in range(shards))
+    return ShardSet(uris, tuple(counts[k] for k in range(shards))), statistics
+
+
+def plan(folder: Path, model: str = "hybrid", rows: int = 160, key: str = "k", **changes: Any) -> Plan:
+    """A plan over freshly staged rows: with the defaults 5 steps of 32 rows per epoch, 4 epochs."""
+    chosen = settings(**changes)
+    parameters = {**SMALL[model], **changes.pop("parameters", {})}
+    training, statistics = stage_rows(example_rows(rows, 1), 0, chosen.shards, folder, chosen.row_group_rows)
+    validation, _ = stage_rows(example_rows(64, 2), 1, chosen.shards, folder, chosen.row_group_rows)
+    return Plan(
+        key=key,
+        contract=CONTRACT,
+        encoding=statistics.encoding(chosen.vocabulary_size),
+        model=ModelSettings(name=model, parameters=parameters),
+        settings=chosen,
+        training=training,
+        validation=validation,
+        checkpoint_uri=f"{folder}/checkpoint.npz",
+        model_uri=f"{folder}/model.keras",
+        progress_uri=f"{folder}/progress.json",
+    )
+
+
+def _holes(random: np.random.Generator, values: list[Any]) -> list[Any]:
+    return [None if random.random() < 0.1 else v for v in values]
