@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def run_ranks(spark: SparkSession, plan: Plan, progress: bool = False) -> dict[s
     output = RankOutput()
     began = time.monotonic()
     try:
-        with ProgressBar(plan.progress_uri, progress):
+        with ProgressBar(plan.progress_uri, progress), _quiet_spark_thread():
             results = horovod.spark.run(
                 rank_entry(import_paths(spark)),
                 args=(plan.to_json(),),
@@ -255,6 +255,22 @@ class RankOutput:
             return
         with contextlib.suppress(ValueError):  # cut off when the rank died
             self._errors.append(json.loads(note))
+
+
+@contextlib.contextmanager
+def _quiet_spark_thread() -> Iterator[None]:
+    """Keep the stack trace of Horovod's own Spark thread off the terminal: the error is raised here anyway."""
+    previous = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.thread is None or "run_spark" not in args.thread.name:
+            previous(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _finished(models_uri: str, version: str) -> Manifest | None:

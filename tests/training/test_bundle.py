@@ -58,7 +58,7 @@ def test_latest_names_the_newest_bundle(models: str, manifest: Manifest) -> None
 
 
 def test_no_bundle(models: str) -> None:
-    with pytest.raises(BundleError, match="no model under .*: run train_model first"):
+    with pytest.raises(BundleError, match=r"no model under .*: run train_model first"):
         read_manifest(models, LATEST)
     with pytest.raises(BundleError, match="no whole bundle 'v9'"):
         read_manifest(models, "v9")
@@ -146,7 +146,7 @@ def test_another_tier_rule_is_refused_with_both_sides(manifest: Manifest) -> Non
 def test_training_windows_must_not_overlap_the_evaluated_horizon(manifest: Manifest) -> None:
     """Invariant 9: the last window starts on 2025-03-01 and ends before 2025-05-30."""
     check_no_overlap(manifest, dt.date(2025, 5, 30))
-    with pytest.raises(DateError, match="outcomes up to 2025-05-30 .*2025-03-01.* evaluated as-of date 2025-05-29"):
+    with pytest.raises(DateError, match=r"outcomes up to 2025-05-30 .*2025-03-01.* evaluated as-of date 2025-05-29"):
         check_no_overlap(manifest, dt.date(2025, 5, 29))
 
 

@@ -22,7 +22,7 @@ from training.loop import Plan, learning_rate, train
 pytest.importorskip("horovod.tensorflow")
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """Stands in for a killed process."""
 
 
@@ -61,9 +61,9 @@ def test_a_resumed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: 
 
     def stop(entry: Mapping[str, float]) -> None:
         if entry["epoch"] == 2:
-            raise Interrupted
+            raise KilledError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         train(disturbed, stop)
     resumed = train(disturbed)
     assert (expected["resumed_epochs"], resumed["resumed_epochs"]) == (0, 2)

@@ -57,7 +57,7 @@ def test_mistakes_in_training_are_named(changes: dict[str, object], message: str
 
 
 def test_several_mistakes_are_told_at_once() -> None:
-    with pytest.raises(ValidationError, match="later than.*multiple of ranks"):
+    with pytest.raises(ValidationError, match=r"later than.*multiple of ranks"):
         settings(validation_as_of="2025-01-15", ranks=3)
 
 

@@ -171,7 +171,7 @@ def test_a_sequence_longer_than_the_contract_is_refused() -> None:
 def test_arrays_of_unequal_length_are_refused() -> None:
     row = example_rows(1).select(SCHEMA.names).to_pylist()[0]
     row["seq_amount"] = [*row["seq_amount"], 1.0]
-    with pytest.raises(ValueError, match="row 0: seq_amount has .* events and seq_age has"):
+    with pytest.raises(ValueError, match=r"row 0: seq_amount has .* events and seq_age has"):
         to_tensors(pa.Table.from_pylist([row], schema=SCHEMA), CONTRACT, ENCODING, 24)
 
 

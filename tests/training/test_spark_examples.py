@@ -1,0 +1,151 @@
+"""Staging: the same shards whatever the arrangement of the tables; data that cannot train is refused by name."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+from training_examples import CONTRACT, example_rows, settings
+
+from features.errors import TrainingDataError
+from training import spark_examples
+from training.settings import TrainingSettings
+from training.spark_examples import Examples, data_identity, examples_key, stage, tier_transitions
+
+DATES = (dt.date(2025, 1, 1), dt.date(2025, 2, 1), dt.date(2025, 3, 1))
+OUTCOMES = ("outcome_tier_rank", "outcome_value")
+
+
+def _tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
+    """Rows of `sequences` and `outcomes` at three dates."""
+    parts = []
+    for number, date in enumerate(DATES):
+        rows = example_rows(users, number).drop_columns(["as_of_date"])
+        rows = rows.append_column("user_id", pa.array([f"u{i:03d}" for i in range(users)]))
+        rows = rows.append_column("as_of_date", pa.array([date] * users))
+        rows = rows.append_column("contract_id", pa.array([CONTRACT.id] * users))
+        parts.append(rows.append_column("inputs_id", pa.array([f"in-{date}"] * users)))
+    whole = pa.concat_tables(parts)
+    return whole.drop_columns(list(OUTCOMES)), whole.select(["user_id", "as_of_date", "inputs_id", *OUTCOMES])
+
+
+@pytest.fixture(scope="module")
+def tables(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
+    sequences, outcomes = _tables()
+    return spark.createDataFrame(sequences), spark.createDataFrame(outcomes)
+
+
+@pytest.fixture(scope="module")
+def chosen() -> TrainingSettings:
+    return settings()
+
+
+def _staged(folder: Path) -> dict[str, list[Any]]:
+    return {p.name: pq.read_table(p).to_pylist() for p in sorted(folder.glob("*.parquet"))}
+
+
+def test_the_arrangement_of_the_tables_changes_nothing(
+    tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings, tmp_path: Path
+) -> None:
+    """Invariant 3: other partitions and row order, the same shards, row groups and statistics."""
+    sequences, outcomes = tables
+    first = stage(sequences, outcomes, CONTRACT, chosen, str(tmp_path / "a"))
+    shuffled = sequences.orderBy(f.xxhash64("user_id", f.lit(9))).repartition(5)
+    second = stage(shuffled, outcomes.repartition(3, "as_of_date"), CONTRACT, chosen, str(tmp_path / "b"))
+    assert repr(_staged(tmp_path / "a")) == repr(_staged(tmp_path / "b"))
+    assert first.encoding == second.encoding
+    assert first.training.rows == second.training.rows
+    assert sum(first.training.rows) == 80
+    assert sum(first.validation.rows) == 40
+    groups = pq.ParquetFile(first.training.uris[0]).metadata
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert set(sizes[:-1]) <= {chosen.row_group_rows}
+
+
+def test_vocabulary_and_normalisation_come_from_training_rows_alone(
+    tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings, tmp_path: Path
+) -> None:
+    sequences, outcomes = tables
+    late = f.col("as_of_date") == f.lit(DATES[2])
+    changed = sequences.withColumn("spend_90d", f.when(late, f.lit(1e9)).otherwise(f.col("spend_90d")))
+    first = stage(sequences, outcomes, CONTRACT, chosen, str(tmp_path / "a"))
+    second = stage(changed, outcomes, CONTRACT, chosen, str(tmp_path / "b"))
+    assert first.encoding == second.encoding
+
+
+def test_staged_examples_are_found_again(
+    tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings, tmp_path: Path
+) -> None:
+    staged = stage(*tables, CONTRACT, chosen, str(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    assert stage(*tables, CONTRACT, chosen, str(tmp_path)) == staged
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+    assert Examples.from_json(staged.to_json()) == staged
+
+
+def test_identity_and_key_follow_the_rows_not_the_table_version(
+    tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings
+) -> None:
+    sequences, outcomes = tables
+    identity = data_identity(sequences, outcomes, CONTRACT, chosen)
+    further = sequences.union(sequences.where(f.col("as_of_date") == f.lit(DATES[0])).withColumn(
+        "as_of_date", f.lit(dt.date(2025, 9, 1))))  # fmt: skip
+    assert data_identity(further, outcomes, CONTRACT, chosen) == identity
+    rebuilt = sequences.withColumn("inputs_id", f.lit("other"))
+    assert data_identity(rebuilt, outcomes, CONTRACT, chosen) != identity
+    assert examples_key(CONTRACT, chosen, identity) != examples_key(CONTRACT, settings(seed=6), identity)
+    assert examples_key(CONTRACT, chosen, identity) == examples_key(CONTRACT, settings(epochs=9), identity)
+
+
+def test_a_date_without_rows_is_named(tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings) -> None:
+    sequences, outcomes = tables
+    without = f.col("as_of_date") != f.lit(DATES[1])
+    with pytest.raises(TrainingDataError, match=r"table sequences has no rows as of 2025-02-01: run build_sequences"):
+        data_identity(sequences.where(without), outcomes, CONTRACT, chosen)
+    with pytest.raises(TrainingDataError, match=r"table outcomes has no rows as of 2025-02-01: run build_outcomes"):
+        data_identity(sequences, outcomes.where(without), CONTRACT, chosen)
+
+
+def test_rows_of_another_contract_are_named(tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings) -> None:
+    sequences, outcomes = tables
+    with pytest.raises(TrainingDataError, match=rf"another contract than the settings \({CONTRACT.id}\).*: strange"):
+        data_identity(sequences.withColumn("contract_id", f.lit("strange")), outcomes, CONTRACT, chosen)
+
+
+def test_one_class_only_is_refused(tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings) -> None:
+    sequences, outcomes = tables
+    one = outcomes.withColumn("outcome_tier_rank", f.lit(1))
+    with pytest.raises(TrainingDataError, match="in tier 'silver': a model needs at least two"):
+        data_identity(sequences, one, CONTRACT, chosen)
+
+
+def test_fewer_rows_than_ranks_are_refused(
+    tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings, tmp_path: Path
+) -> None:
+    sequences, outcomes = tables
+    few = sequences.where(f.col("user_id") == "u001")
+    with pytest.raises(TrainingDataError, match=r"2 training rows leave . of 4 shards empty: lower"):
+        stage(few, outcomes, CONTRACT, chosen, str(tmp_path))
+
+
+def test_transitions_are_counted(tables: tuple[DataFrame, DataFrame]) -> None:
+    sequences, outcomes = _tables()
+    found = tier_transitions(*tables, DATES[:2], CONTRACT)
+    expected = np.zeros((3, 3), np.int64)
+    np.add.at(
+        expected,
+        (sequences["current_tier_rank"].to_numpy()[:80], outcomes["outcome_tier_rank"].to_numpy()[:80]),
+        1,
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_module_names_its_splits() -> None:
+    assert spark_examples.SPLITS == ("training", "validation")

@@ -1,0 +1,177 @@
+"""Scores: probabilities that add up, the same for a row whatever stands beside it, and by SQL as by the function."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+from training_examples import CONTRACT, SMALL, example_rows
+
+from features.errors import TrainingDataError
+from training import bundle
+from training.bundle import MODEL_FILE, Manifest
+from training.loop import build_model
+from training.settings import ModelSettings, ScoringSettings
+from training.spark_scoring import Predictor, arrow_rows, collect_forecasts, register_scoring_udf, score
+from training.statistics import Statistics
+from training.tensors import input_schema
+
+SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16)
+ROWS = example_rows(130, 3)
+DATE = dt.date(2025, 3, 1)
+TIERS = CONTRACT.tiers
+
+
+def _bundle(models: str, name: str) -> Manifest:
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(ROWS, CONTRACT)
+    manifest = Manifest(
+        version=f"{name}-v1",
+        contract=CONTRACT,
+        encoding=statistics.encoding(3),
+        model=ModelSettings(name=name, parameters=SMALL[name]),
+        training_dates=(dt.date(2024, 1, 1),),
+        validation_date=dt.date(2024, 2, 1),
+        metrics={},
+        history=[],
+        provenance={},
+        libraries={},
+        created_at="",
+        files={},
+    )
+    path = Path(models) / "made.keras"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import keras
+
+    keras.utils.set_random_seed(3)
+    build_model(manifest.model, CONTRACT, manifest.encoding).save(path)
+    return bundle.write_bundle(models, manifest, {MODEL_FILE: path.read_bytes()})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def manifest(models: str) -> Manifest:
+    return _bundle(models, "hybrid")
+
+
+@pytest.fixture(scope="module")
+def sequences(spark: SparkSession) -> DataFrame:
+    n = ROWS.num_rows
+    ranks = ROWS["current_tier_rank"].to_numpy()
+    names = np.array([*TIERS, None], object)
+    rows = ROWS.append_column("user_id", pa.array([f"u{i:03d}" for i in range(n)]))
+    rows = rows.append_column("current_tier", pa.array(names[ranks]))
+    rows = rows.append_column("next_tier", pa.array(names[ranks + 1]))
+    gap = pa.array([decimal.Decimal("1.5")] * n, pa.decimal128(28, 6))
+    rows = rows.append_column("gap_to_next_tier", gap).append_column("gap_measure", pa.array(["spend"] * n))
+    rows = rows.append_column("length", pa.compute.list_value_length(rows["seq_age"]))
+    return spark.createDataFrame(rows.append_column("truncated", pa.array([False] * n)))
+
+
+@pytest.fixture(scope="module")
+def scores(sequences: DataFrame, models: str, manifest: Manifest) -> DataFrame:
+    return score(sequences, manifest, models, SCORING).cache()
+
+
+def test_columns(scores: DataFrame) -> None:
+    assert scores.columns == [
+        "user_id", "as_of_date", "current_tier", "predicted_tier", "p_base", "p_silver", "p_gold", "p_upgrade",
+        "p_downgrade", "next_tier_margin", "next_tier", "gap_to_next_tier", "gap_measure", "sequence_length",
+        "truncated", "model_version",
+    ]  # fmt: skip
+
+
+def test_probabilities_add_up(scores: DataFrame) -> None:
+    """Invariant 4: in [0, 1], sum to 1; upgrade, downgrade and staying are everything; the top cannot upgrade."""
+    rows = scores.toPandas().set_index("user_id").sort_index()
+    p = rows[[f"p_{tier}" for tier in TIERS]].to_numpy()
+    assert len(rows) == ROWS.num_rows
+    assert p.min() >= 0
+    assert p.max() <= 1
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    rank = rows["current_tier"].map(TIERS.index).to_numpy()
+    current = p[np.arange(len(p)), rank]
+    np.testing.assert_allclose(rows["p_upgrade"] + rows["p_downgrade"] + current, 1, atol=1e-9)
+    top = rank == len(TIERS) - 1
+    assert top.any()
+    assert (rows["p_upgrade"][top] == 0).all()
+    assert (rows["p_downgrade"][rank == 0] == 0).all()
+    assert rows["next_tier_margin"][top].isna().all()
+    following = p[np.arange(len(p)), np.minimum(rank + 1, len(TIERS) - 1)]
+    np.testing.assert_allclose(rows["next_tier_margin"][~top], (following - current)[~top])
+    assert (rows["predicted_tier"] == np.array(TIERS)[p.argmax(axis=1)]).all()
+
+
+def test_the_arrangement_changes_no_score(sequences: DataFrame, models: str, manifest: Manifest) -> None:
+    """Invariant 3, bit for bit: other partitions, other batches, other neighbours."""
+    first = score(sequences.coalesce(1), manifest, models, SCORING).toArrow().sort_by("user_id")
+    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16)
+    shuffled = sequences.orderBy(f.xxhash64("user_id")).repartition(3)
+    assert score(shuffled, manifest, models, other).toArrow().sort_by("user_id").equals(first)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "cnn", "lstm"])
+def test_a_row_alone_scores_as_among_others(tmp_path: Path, name: str) -> None:
+    manifest = _bundle(str(tmp_path), name)
+    predict = Predictor(bundle.load_model(str(tmp_path), manifest), manifest, 16)
+    rows = ROWS.select(input_schema(CONTRACT).names)
+    together = predict(rows)
+    alone = np.concatenate([predict(rows.slice(i, 1)) for i in range(0, rows.num_rows, 9)])
+    np.testing.assert_array_equal(together[::9], alone)
+    assert predict(rows.slice(0, 0)).shape == (0, 3)
+
+
+def test_sql_gives_what_the_function_gives(
+    spark: SparkSession, sequences: DataFrame, scores: DataFrame, models: str, manifest: Manifest
+) -> None:
+    register_scoring_udf(spark, "tier_probabilities", manifest, models, SCORING)
+    sequences.createOrReplaceTempView("sequences_to_score")
+    found = spark.sql("SELECT user_id, tier_probabilities(struct(*))[1] AS p FROM sequences_to_score").toPandas()
+    expected = scores.select("user_id", "p_silver").toPandas()
+    merged = found.merge(expected, on="user_id")
+    np.testing.assert_array_equal(merged["p"], merged["p_silver"])
+
+
+def test_pandas_batches_become_the_arrow_rows_they_were(sequences: DataFrame) -> None:
+    """Null elements, null cells and empty lists survive the way through pandas."""
+    columns = input_schema(CONTRACT).names
+    rows = ROWS.select(columns).to_pylist()
+    rows[0] = rows[0] | {name: None for name in CONTRACT.array_columns} | {"gap_mean": None}
+    spark_rows = sequences.sparkSession.createDataFrame(pa.Table.from_pylist(rows, schema=input_schema(CONTRACT)))
+    found = arrow_rows(spark_rows.toPandas(), CONTRACT).to_pylist()
+    rows[0] |= {name: [] for name in CONTRACT.array_columns}
+    assert found == rows
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(ValueError, match=r"lack the columns \['seq_shelf'\]"):
+        arrow_rows(ROWS.to_pandas().drop(columns="seq_shelf"), CONTRACT)
+
+
+def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -> None:
+    outcomes = spark.createDataFrame([("u001", DATE, 2), ("u002", DATE, 0), ("none", DATE, 1)],
+                                     "user_id string, as_of_date date, outcome_tier_rank int")  # fmt: skip
+    found = collect_forecasts(scores, outcomes, CONTRACT, 10)
+    assert found.users.tolist() == ["u001", "u002"]
+    assert found.outcome_rank.tolist() == [2, 0]
+    assert found.current_rank.tolist() == ROWS["current_tier_rank"].to_pylist()[1:3]
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+    assert len(collect_forecasts(scores, outcomes, CONTRACT, 1).users) == 1
+    with pytest.raises(TrainingDataError, match="no scored user has an outcome"):
+        collect_forecasts(scores, outcomes.where("false"), CONTRACT, 10)
+
+
+def test_the_udf_runs_once_per_row(scores: DataFrame, sequences: DataFrame, models: str, manifest: Manifest) -> None:
+    """Eleven columns follow from the probabilities; Spark must not evaluate the network for each."""
+    frame = score(sequences, manifest, models, SCORING)
+    assert frame._jdf.queryExecution().executedPlan().toString().count("ArrowEvalPython") == 1

@@ -1,0 +1,109 @@
+"""Horovod ranks on Spark's executors: equal weights, one against two ranks, failing and killed ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+from training_examples import plan
+
+from features.errors import RankFailedError
+from training import checkpoint
+from training.loop import Plan
+from training.spark_training import RankOutput, run_ranks
+
+pytest.importorskip("horovod.spark")
+
+
+def _weights(made: Plan) -> list[np.ndarray]:
+    found = checkpoint.load(made.checkpoint_uri, made.key)
+    assert found is not None
+    return list(found.model)
+
+
+def _rank_processes() -> list[psutil.Process]:
+    """Rank processes that this test session has started."""
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            if "horovod.spark.task.gloo_exec_fn" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue  # it has just ended
+    return found
+
+
+def _no_rank_is_left() -> bool:
+    deadline = time.monotonic() + 20
+    while _rank_processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not _rank_processes()
+
+
+def test_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSession, tmp_path: Path) -> None:
+    """Invariant 8: 20 steps of 32 rows without dropout; ranks end with identical weights."""
+    one, two = plan(tmp_path / "one", ranks=1), plan(tmp_path / "two", ranks=2)
+    alone, together = run_ranks(spark, one), run_ranks(spark, two)
+    assert alone["largest_difference"] == together["largest_difference"] == 0.0
+    assert len(together["history"]) == 4
+    for mine, theirs in zip(_weights(one), _weights(two), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    assert together["validation_loss"] == pytest.approx(alone["validation_loss"], abs=1e-4)
+    assert _no_rank_is_left()
+
+
+def test_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:
+    made = plan(tmp_path, ranks=2)
+    Path(made.training.uris[3]).write_bytes(b"PAR1 not really")  # read by rank 1 alone
+    with pytest.raises(RankFailedError, match=r"rank 1 of 2 failed: ArrowInvalid: .*[Pp]arquet") as caught:
+        run_ranks(spark, made)
+    assert "Horovod has been shut down" not in str(caught.value)
+    assert _no_rank_is_left()
+
+
+def test_a_killed_training_goes_on_from_its_last_epoch(spark: SparkSession, tmp_path: Path) -> None:
+    made = plan(tmp_path, ranks=2, epochs=60, patience=60)
+    killer = threading.Thread(target=_kill_after_first_epoch, args=(made,), daemon=True)
+    killer.start()
+    with pytest.raises(RankFailedError, match="a rank died"):
+        run_ranks(spark, made)
+    killer.join()
+    assert _no_rank_is_left()
+    resumed = run_ranks(spark, made)
+    assert 1 <= resumed["resumed_epochs"] < 60
+    assert len(resumed["history"]) == 60
+    assert resumed["largest_difference"] == 0.0
+
+
+def _kill_after_first_epoch(made: Plan) -> None:
+    deadline = time.monotonic() + 90
+    while not Path(made.checkpoint_uri).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in _rank_processes():
+        process.kill()
+
+
+def test_ranks_that_find_no_slot_are_told_so(spark: SparkSession, tmp_path: Path) -> None:
+    made = plan(tmp_path, ranks=4, start_timeout_seconds=5)
+    with pytest.raises(RankFailedError, match="the 4 ranks did not start within 5 s: each needs a free task slot"):
+        run_ranks(spark, made)
+    assert _no_rank_is_left()
+
+
+def test_the_first_error_that_is_a_ranks_own_is_told(tmp_path: Path) -> None:
+    """The other ranks' "Horovod has been shut down" comes after it, or before it by a slow clock."""
+    output = RankOutput()
+    errors = [(0, 1.0, "HorovodInternalError"), (1, 2.0, "ValueError")]
+    notes = [{"rank": r, "time": t, "type": kind, "message": "m", "traceback": ""} for r, t, kind in errors]
+    text = "".join(f"[{n['rank']}]<stderr>:TIERCAST-RANK-ERROR {json.dumps(n)}\n" for n in notes) + "noise\n"
+    for start in range(0, len(text), 7):
+        output.write(text[start : start + 7])
+    settings = plan(tmp_path, ranks=2).settings
+    assert output.explain(RuntimeError("x"), settings, 1.0).startswith("rank 1 of 2 failed: ValueError: m")
