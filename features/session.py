@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -38,6 +39,15 @@ def open_session(app_name: str, master: str | None, options: Mapping[str, str | 
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+@contextmanager
+def scratch(spark: SparkSession) -> Iterator[None]:
+    """Drop what the block cached, however it ends."""
+    try:
+        yield
+    finally:
+        spark.catalog.clearCache()
 
 
 def _with_quiet_logs(options: Mapping[str, str | int | bool]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark import StorageLevel
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -51,6 +52,8 @@ def read_source(
         with source_errors(f"source table {name!r} ({table.uri})"):
             rows = _open(spark, table)
             if MALFORMED in rows.columns:
+                # Parsed once and whole: which lines are malformed depends on the columns that are parsed.
+                rows = rows.persist(StorageLevel.DISK_ONLY)
                 lines = rows.where(f.col(MALFORMED).isNotNull())
                 malformed = malformed.unionByName(
                     lines.select(f.lit(name).alias("source"), f.col(MALFORMED).alias("line"))

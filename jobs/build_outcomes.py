@@ -34,14 +34,16 @@ def build_outcomes(job: Job, record: Run, date: dt.date) -> None:
     """Write the outcomes of one as-of date, unless they stand already."""
     spark, settings = job.spark, job.settings
     uri, days, horizon = job.uri("outcomes"), delta.read(job.spark, job.uri("user_days")), settings.horizon.days
-    kernels.check_known(days, date)
-    outcomes.check_horizon_passed(delta.scalar(days.agg({"day": "max"})), date, horizon)
     delta.ensure(spark, uri, tables.OUTCOMES)
     seen, end = delta.version(spark, uri), outcomes.horizon_end(date, horizon)
-    inputs = delta.inputs_before(spark, job.uri("events"), end, settings.aggregates.rule.canonical(), horizon)
+    inputs = delta.inputs_before(
+        spark, job.uri("events"), end, settings.aggregates.rule.canonical(), horizon, settings.known_by
+    )
     if delta.has_inputs(spark, uri, date, inputs):
         record.status = "unchanged"
         return
+    kernels.check_known(days, date)
+    outcomes.check_horizon_passed(delta.scalar(days.agg({"day": "max"})), date, horizon)
     buckets = max(1, math.ceil(days.count() / settings.sequence.events_per_bucket))
     rows = kernels.outcomes(days, date, horizon, settings.aggregates, settings.known_by, buckets)
     record.versions["outcomes"] = delta.commit_date(rows, uri, tables.OUTCOMES, record.id, seen, date, inputs)

@@ -58,13 +58,13 @@ def build_sequences(job: Job, record: Run, date: dt.date) -> None:
     spark, spec, contract = job.spark, job.settings.sequences, job.settings.contract
     uri, table = job.uri("sequences"), tables.sequences(contract, aggregate_columns(spec.aggregates))
     events, days = delta.read(spark, job.uri("events")), delta.read(spark, job.uri("user_days"))
-    kernels.check_known(days, date)
     delta.ensure(spark, uri, table)
     seen = delta.version(spark, uri)
     inputs = delta.inputs_before(spark, job.uri("events"), date, contract.id)
     if delta.has_inputs(spark, uri, date, inputs):
         record.status = "unchanged"
         return
+    kernels.check_known(days, date)
     size = job.settings.sequence.events_per_bucket
     rows = kernels.sequences(events, days, date, spec, size, events.count())
     record.versions["sequences"] = delta.commit_date(rows, uri, table, record.id, seen, date, inputs)

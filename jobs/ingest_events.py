@@ -11,6 +11,7 @@ from pyspark import StorageLevel
 from features import delta, ingest, quality, tables
 from features.errors import ReconciliationError, SourceError
 from features.pseudonyms import check_key, key_check, key_from_environment
+from features.session import scratch
 from features.source import read_source
 from jobs.job import Job, Run, main, parser
 
@@ -33,6 +34,11 @@ def run(job: Job) -> None:
 
 def ingest_events(job: Job, record: Run, since: dt.date | None, until: dt.date | None) -> None:
     """Classify the source's rows, keep the refused ones, stop at a shut gate, append the accepted ones."""
+    with scratch(job.spark):
+        _ingest(job, record, since, until)
+
+
+def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None) -> None:
     spark, spec = job.spark, job.settings.ingest
     events_uri, rejected_uri = job.uri("events"), job.uri("events_rejected")
     key = key_from_environment(job.settings.pseudonyms.key_variable)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,17 +58,15 @@ def start(mixed_precision: bool, seed: int) -> Rank:
 
 
 def bound_threads(threads: int) -> None:
-    """Let TensorFlow and pyarrow use `threads` threads; nothing happens once TensorFlow has started its own."""
+    """Let TensorFlow and pyarrow use `threads` threads; TensorFlow keeps those that it has started already."""
     import pyarrow as pa
     import tensorflow as tf
 
     pa.set_cpu_count(threads)
     pa.set_io_thread_count(threads)
-    try:
+    with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    except RuntimeError:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
 
 
 def adamw(learning_rate: float, weight_decay: float) -> Any:

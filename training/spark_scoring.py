@@ -29,8 +29,8 @@ _PROBABILITIES = "probabilities"
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 _BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
-_loaded: dict[tuple[str, str], Predictor] = {}
-"""Predictors of this Python worker by models URI and version: it outlives tasks, closures do not."""
+_loaded: dict[tuple[str, str, int], Predictor] = {}
+"""Predictors of this Python worker by models URI, version and rows of a call: it outlives tasks, closures do not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:
 
 def predictor_of_worker(models_uri: str, version: str, model_rows: int) -> Predictor:
     """The predictor of a bundle, loaded by the first call in a process."""
-    key = (models_uri, version)
+    key = (models_uri, version, model_rows)
     if key not in _loaded:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

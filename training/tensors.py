@@ -7,7 +7,6 @@ Events stand on the left, oldest first, and padding follows them. A recurrent ne
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -253,8 +252,3 @@ def _event_codes(events: _Events, encoding: Encoding) -> Array:
     if not coded:
         return np.zeros((len(events.day), 0), np.int32)
     return np.stack(coded, axis=1).astype(np.int32) + FIRST_CODE
-
-
-def as_of_column(date: dt.date, rows: int) -> pa.Array:
-    """[rows] the same as-of date, as `to_tensors` takes it."""
-    return pa.array(np.full(rows, (date - dt.date(1970, 1, 1)).days, np.int32)).cast(pa.date32())

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_examples import CONTRACT, SMALL, example_rows
 
 from features.errors import BundleError, DateError, StorageError
+from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training import bundle, uri
 from training.bundle import LATEST, MODEL_FILE, Manifest, check_fits, check_no_overlap, read_manifest, write_bundle
 from training.settings import ModelSettings

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_examples import CONTRACT, example_rows, stage_rows
 
+from tests.training.training_examples import CONTRACT, example_rows, stage_rows
 from training.feed import ShardSet, TensorMaker, prefetch, training_rows, validation_rows
 from training.statistics import Statistics
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_examples import plan
 
 from features.errors import StorageError
+from tests.training.training_examples import plan
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.loop import Plan, learning_rate, train

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_examples import CONTRACT, SMALL, example_rows
 
+from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training.loop import build_model, tensor_width
 from training.models import REGISTRY
 from training.settings import ModelSettings
@@ -83,6 +83,17 @@ def test_loads_in_safe_mode_and_answers_the_same(model: Any, tmp_path: Path) -> 
         np.testing.assert_array_equal(values, loaded(_tensors(), training=False)[key])
 
 
+def test_mixed_precision_keeps_weights_and_answers_in_float32(name: str) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        built = build_model(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT, ENCODING)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = built(_tensors(), training=False)
+    assert {str(tensor.dtype.name) for tensor in found.values()} == {"float32"}
+    assert {weight.dtype for weight in built.trainable_weights} == {"float32"}
+
+
 def test_default_sizes_are_those_of_the_description() -> None:
     """cnn: 64 and 128 filters of 3, dense 128; lstm: 128, 128, dense 64; both end in a softmax over the tiers."""
     shapes = {}
@@ -95,6 +106,14 @@ def test_default_sizes_are_those_of_the_description() -> None:
         ]
     assert shapes["cnn"] == [("Conv1D", 64), ("Conv1D", 128), ("Dense", 128), ("Dense", 3)]
     assert shapes["lstm"] == [("LSTM", 128), ("LSTM", 128), ("Dense", 64), ("Dense", 3)]
+
+
+def test_the_newest_event_moves_to_the_end() -> None:
+    from training.models.layers import NewestAtTheEnd
+
+    steps = np.array([[[1.0], [2.0], [0.0]], [[3.0], [0.0], [0.0]], [[0.0], [0.0], [0.0]], [[1.0], [2.0], [3.0]]])
+    found = NewestAtTheEnd()(steps, present=steps[:, :, 0] > 0)
+    assert np.squeeze(found, -1).tolist() == [[0, 1, 2], [0, 0, 3], [0, 0, 0], [1, 2, 3]]
 
 
 def test_newest_events_are_those_that_count(model: Any) -> None:

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from pydantic import ValidationError
-from training_examples import settings
 
+from tests.training.training_examples import settings
 from training.settings import DateRange, EvaluationSettings, ModelSettings, ScoringSettings, expand
 
 

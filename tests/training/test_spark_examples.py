@@ -7,38 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
-from training_examples import CONTRACT, example_rows, settings
 
 from features.errors import TrainingDataError
+from tests.training.training_examples import CONTRACT, DATES, example_tables, settings
 from training import spark_examples
 from training.settings import TrainingSettings
 from training.spark_examples import Examples, data_identity, examples_key, stage, tier_transitions
 
-DATES = (dt.date(2025, 1, 1), dt.date(2025, 2, 1), dt.date(2025, 3, 1))
-OUTCOMES = ("outcome_tier_rank", "outcome_value")
-
-
-def _tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
-    """Rows of `sequences` and `outcomes` at three dates."""
-    parts = []
-    for number, date in enumerate(DATES):
-        rows = example_rows(users, number).drop_columns(["as_of_date"])
-        rows = rows.append_column("user_id", pa.array([f"u{i:03d}" for i in range(users)]))
-        rows = rows.append_column("as_of_date", pa.array([date] * users))
-        rows = rows.append_column("contract_id", pa.array([CONTRACT.id] * users))
-        parts.append(rows.append_column("inputs_id", pa.array([f"in-{date}"] * users)))
-    whole = pa.concat_tables(parts)
-    return whole.drop_columns(list(OUTCOMES)), whole.select(["user_id", "as_of_date", "inputs_id", *OUTCOMES])
-
 
 @pytest.fixture(scope="module")
 def tables(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
-    sequences, outcomes = _tables()
+    sequences, outcomes = example_tables()
     return spark.createDataFrame(sequences), spark.createDataFrame(outcomes)
 
 
@@ -136,7 +119,7 @@ def test_fewer_rows_than_ranks_are_refused(
 
 
 def test_transitions_are_counted(tables: tuple[DataFrame, DataFrame]) -> None:
-    sequences, outcomes = _tables()
+    sequences, outcomes = example_tables()
     found = tier_transitions(*tables, DATES[:2], CONTRACT)
     expected = np.zeros((3, 3), np.int64)
     np.add.at(

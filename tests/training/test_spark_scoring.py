@@ -11,14 +11,21 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
-from training_examples import CONTRACT, SMALL, example_rows
 
 from features.errors import TrainingDataError
+from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.loop import build_model
 from training.settings import ModelSettings, ScoringSettings
-from training.spark_scoring import Predictor, arrow_rows, collect_forecasts, register_scoring_udf, score
+from training.spark_scoring import (
+    Predictor,
+    arrow_rows,
+    collect_forecasts,
+    predictor_of_worker,
+    register_scoring_udf,
+    score,
+)
 from training.statistics import Statistics
 from training.tensors import input_schema
 
@@ -169,6 +176,11 @@ def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -
     assert len(collect_forecasts(scores, outcomes, CONTRACT, 1).users) == 1
     with pytest.raises(TrainingDataError, match="no scored user has an outcome"):
         collect_forecasts(scores, outcomes.where("false"), CONTRACT, 10)
+
+
+def test_a_worker_loads_a_bundle_once(models: str, manifest: Manifest) -> None:
+    first = predictor_of_worker(models, manifest.version, 16)
+    assert predictor_of_worker(models, manifest.version, 16) is first
 
 
 def test_the_udf_runs_once_per_row(scores: DataFrame, sequences: DataFrame, models: str, manifest: Manifest) -> None:

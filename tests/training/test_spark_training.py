@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import threading
@@ -11,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from pyspark.sql import SparkSession
-from training_examples import plan
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
 from features.errors import RankFailedError
+from tests.training.training_examples import CONTRACT, SMALL, example_tables, plan, settings
 from training import checkpoint
+from training.bundle import LATEST, read_manifest
 from training.loop import Plan
-from training.spark_training import RankOutput, run_ranks
+from training.settings import ModelSettings
+from training.spark_training import RankOutput, Trained, run_ranks, train_model
 
 pytest.importorskip("horovod.spark")
 
@@ -59,6 +63,28 @@ def test_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSession, tmp_p
     assert _no_rank_is_left()
 
 
+def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path) -> None:
+    """Invariant 7: the second call writes nothing, though the tables have grown by a date in between."""
+    sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
+    models, staging = f"file:{tmp_path}/models", f"file:{tmp_path}/staging"
+    chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
+
+    def run(rows: DataFrame) -> Trained:
+        tables = {"tables": {"sequences": 1}}
+        return train_model(spark, rows, outcomes, CONTRACT, chosen, settings(epochs=1), models, staging, tables, False)
+
+    first = run(sequences)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    later = sequences.withColumn("as_of_date", f.lit(dt.date(2025, 9, 1)))
+    again = run(sequences.union(later))
+    assert (first.created, again.created) == (True, False)
+    assert again.manifest == first.manifest == read_manifest(models, LATEST)
+    assert first.counts == {"training_rows": 80, "validation_rows": 40}
+    assert first.manifest.provenance["tables"] == {"sequences": 1}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+    assert not list((tmp_path / "staging" / "trainings").iterdir())
+
+
 def test_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:
     made = plan(tmp_path, ranks=2)
     Path(made.training.uris[3]).write_bytes(b"PAR1 not really")  # read by rank 1 alone
@@ -69,7 +95,7 @@ def test_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(spark: SparkSession, tmp_path: Path) -> None:
-    made = plan(tmp_path, ranks=2, epochs=60, patience=60)
+    made = plan(tmp_path, ranks=2, epochs=25, patience=25)
     killer = threading.Thread(target=_kill_after_first_epoch, args=(made,), daemon=True)
     killer.start()
     with pytest.raises(RankFailedError, match="a rank died"):
@@ -77,8 +103,8 @@ def test_a_killed_training_goes_on_from_its_last_epoch(spark: SparkSession, tmp_
     killer.join()
     assert _no_rank_is_left()
     resumed = run_ranks(spark, made)
-    assert 1 <= resumed["resumed_epochs"] < 60
-    assert len(resumed["history"]) == 60
+    assert 1 <= resumed["resumed_epochs"] < 25
+    assert len(resumed["history"]) == 25
     assert resumed["largest_difference"] == 0.0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from training_examples import CONTRACT, example_rows, stage_rows
 
+from tests.training.training_examples import CONTRACT, example_rows, stage_rows
 from training import statistics
 from training.spark_examples import write_shards
 from training.statistics import Moments, Statistics

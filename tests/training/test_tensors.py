@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from training_examples import CONTRACT, DATE, SHELVES, example_rows
 
+from tests.training.training_examples import CONTRACT, DATE, SHELVES, example_rows
 from training.statistics import Statistics
 from training.tensors import FIRST_CODE, PADDING, UNKNOWN, Encoding, Scale, input_schema, to_tensors
 

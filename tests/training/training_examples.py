@@ -27,7 +27,8 @@ CONTRACT = Contract(
     horizon_days=90,
     known_by="event_time",
 )
-DATE = dt.date(2025, 3, 1)
+DATES = (dt.date(2025, 1, 1), dt.date(2025, 2, 1), dt.date(2025, 3, 1))
+DATE = DATES[-1]
 SHELVES = ("bread", "milk", "tea", "soap")
 
 SETTINGS: dict[str, Any] = {
@@ -86,6 +87,19 @@ def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa
         "outcome_value": value,
     }
     return pa.table(columns, schema=example_schema(contract))
+
+
+def example_tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
+    """Rows of `sequences` and `outcomes` at the three `DATES`."""
+    parts = []
+    for number, date in enumerate(DATES):
+        rows = example_rows(users, number).drop_columns(["as_of_date"])
+        rows = rows.append_column("user_id", pa.array([f"u{i:03d}" for i in range(users)]))
+        rows = rows.append_column("as_of_date", pa.array([date] * users))
+        rows = rows.append_column("contract_id", pa.array([CONTRACT.id] * users))
+        parts.append(rows.append_column("inputs_id", pa.array([f"in-{date}"] * users)))
+    whole, outcome = pa.concat_tables(parts), ["outcome_tier_rank", "outcome_value"]
+    return whole.drop_columns(outcome), whole.select(["user_id", "as_of_date", "inputs_id", *outcome])
 
 
 def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int) -> tuple[ShardSet, Statistics]:

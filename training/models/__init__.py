@@ -30,7 +30,7 @@ class ModelModule(Protocol):
     FIXED_WIDTH: bool
 
     def build(self, shapes: object, parameters: BaseModel) -> object:
-        """An unbuilt-weights-free Keras model, see `training.models.layers.Shapes`."""
+        """A Keras model with fresh weights; `shapes` are those of `training.models.layers.Shapes`."""
 
 
 def model_module(name: str) -> ModelModule:

@@ -33,12 +33,13 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, tier_head
+    from training.models.layers import EventEmbedding, NewestAtTheEnd, tier_head
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
         inputs["channels"], codes=inputs["codes"], present=inputs["mask"]
     )
+    x = NewestAtTheEnd()(x, present=inputs["mask"])
     for filters in (parameters.first_filters, parameters.second_filters):
         x = keras.layers.Conv1D(filters, parameters.kernel, padding="same", activation="relu")(x)
         x = keras.layers.MaxPooling1D(parameters.pool)(x)

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from training.tensors import FIRST_CODE, TIME_CHANNELS
+from features.contract import Contract
+from training.tensors import FIRST_CODE, TIME_CHANNELS, Encoding
 
 PACKAGE = "tiercast"
 
@@ -37,7 +38,7 @@ class Shapes:
     tiers: int
 
     @classmethod
-    def of(cls, contract: Any, encoding: Any, width: int | None) -> Shapes:
+    def of(cls, contract: Contract, encoding: Encoding, width: int | None) -> Shapes:
         """Sizes of the tensors that `training.tensors.to_tensors` makes of a contract and encoding."""
         return cls(
             width=width,
@@ -110,6 +111,26 @@ class LastEvent(keras.layers.Layer):
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, H]."""
         return (steps_shape[0], steps_shape[-1])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NewestAtTheEnd(keras.layers.Layer):
+    """Padding moved before the events: [n, W, H] and mask [n, W] to [n, W, H].
+
+    Where each place has weights of its own, the newest event must always stand at the same one: otherwise members with
+    more history than any training row had end up at places that were never trained.
+    """
+
+    def call(self, steps: Any, present: Any) -> Any:
+        """See the class."""
+        width = ops.shape(steps)[1]
+        padding = width - ops.sum(ops.cast(present, "int32"), axis=1)
+        sources = ops.mod(ops.arange(width, dtype="int32")[None, :] - padding[:, None], width)
+        return ops.take_along_axis(steps, sources[:, :, None], axis=1)
+
+    def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
+        """[n, W, H]."""
+        return steps_shape
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

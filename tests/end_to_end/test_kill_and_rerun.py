@@ -1,0 +1,86 @@
+"""Each job is killed in the middle of its writing and run again: the end is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import SparkSession
+
+from features import delta
+from tests.end_to_end import programme
+
+SECONDS_TO_START_WRITING = 240
+SECONDS_TO_DIE = 60
+
+
+def file_in(*parts: str) -> Callable[[Path], bool]:
+    """Whether a file of this pattern lies under the root: the first sign that a job has begun to write."""
+    return lambda root: any(root.glob("/".join(parts)))
+
+
+BEGUN: dict[str, Callable[[Path], bool]] = {
+    "ingest_events": file_in("tables/events/event_date=*", "*.parquet*"),
+    "build_sequences": file_in("tables/sequences/as_of_date=*", "*.parquet*"),
+    "build_outcomes": file_in("tables/outcomes/as_of_date=*", "*.parquet*"),
+    "train_model": file_in("staging/**", "*checkpoint*"),
+    "score_users": file_in("tables/scores/as_of_date=*", "*.parquet*"),
+}
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*programme.source(tmp_path_factory.mktemp("source")), "training.epochs=3"]
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
+
+
+def kill_in_the_middle(name: str, line: Sequence[str], root: Path) -> None:
+    """Start the job in a process group of its own and kill the driver and its JVM once it has begun to write."""
+    with subprocess.Popen(
+        line,
+        cwd=programme.CHECKOUT,
+        env=programme.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + SECONDS_TO_START_WRITING
+        while not BEGUN[name](root):
+            assert process.poll() is None, f"{name} ended before it wrote anything"
+            assert time.monotonic() < deadline, f"{name} did not begin to write"
+            time.sleep(0.005)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=SECONDS_TO_DIE)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE], "the killed job left processes behind"
+
+
+def test_every_job_killed_and_run_again_ends_as_undisturbed(
+    spark: SparkSession, overrides: list[str], tmp_path: Path, key: None
+) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    programme.run_all(spark, programme.settings(overrides, undisturbed))
+
+    chosen = programme.settings(overrides, killed)
+    for name, body, dates in programme.steps(chosen):
+        kill_in_the_middle(name, programme.command(name, overrides, killed, dates[:1]), killed)
+        for table in (killed / "tables").iterdir():
+            if (table / "_delta_log").exists():
+                delta.read(spark, str(table)).count()  # the last good table is whole and readable
+        body(programme.job(spark, chosen, *dates))
+
+    for table in ("events", "user_days", "sequences", "outcomes"):
+        counts = [DeltaTable(f"{root}/tables/{table}").to_pyarrow_table().num_rows for root in (undisturbed, killed)]
+        assert counts[0] == counts[1] > 0, table
+    assert programme.scores(killed).equals(programme.scores(undisturbed))

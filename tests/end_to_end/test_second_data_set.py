@@ -1,0 +1,149 @@
+"""A data set through YAML alone: CSV with its own columns, four tiers by points and purchases, from file to scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import SparkSession
+
+from features import delta
+from jobs import evaluate_model
+from jobs.settings import Settings
+from tests.end_to_end import programme
+
+TIERS = ["bronze", "silver", "gold", "platinum"]
+
+
+@pytest.fixture(scope="module")
+def done(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The whole job, run once for this module."""
+    folder = tmp_path_factory.mktemp("programme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
+        chosen = programme.settings(programme.source(folder / "source"), folder / "store")
+        programme.run_all(spark, chosen)
+        evaluate_model.run(programme.job(spark, chosen))
+    return chosen
+
+
+def table(done: Settings, name: str) -> pa.Table:
+    return DeltaTable(done.storage.table(name)).to_pyarrow_table()
+
+
+def test_every_row_is_accounted_for(done: Settings) -> None:
+    runs = table(done, "runs").to_pylist()
+    ingest = next(dict(r["counts"]) for r in runs if r["job"] == "ingest_events")
+    assert ingest["accepted"] + ingest["rejected"] + ingest["duplicate"] == ingest["rows_read"]
+    assert ingest["rows_read"] == ingest["source.orders"] + ingest["source.visits"]
+    assert table(done, "events").num_rows == ingest["accepted"] > 0
+
+
+def test_scores_have_one_row_per_user_known_before_the_date(done: Settings) -> None:
+    scores, events = table(done, "scores"), table(done, "events")
+    for date in (done.evaluation.as_of, programme.SCORED):
+        known = {e["user_id"] for e in events.select(["user_id", "event_date"]).to_pylist() if e["event_date"] < date}
+        scored = [s["user_id"] for s in scores.select(["user_id", "as_of_date"]).to_pylist() if s["as_of_date"] == date]
+        assert sorted(scored) == sorted(known)
+
+
+def test_invariant_4_probabilities(done: Settings) -> None:
+    scores = table(done, "scores")
+    p = np.stack([scores[f"p_{t}"].to_numpy() for t in TIERS], axis=1)
+    current = np.array([TIERS.index(t) for t in scores["current_tier"].to_pylist()])
+    assert ((p >= 0) & (p <= 1)).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    stays = p[np.arange(len(p)), current]
+    up, down = scores["p_upgrade"].to_numpy(), scores["p_downgrade"].to_numpy()
+    np.testing.assert_allclose(up + down + stays, 1, atol=1e-6)
+    assert (up[current == 3] == 0).all()
+    assert (down[current == 0] == 0).all()
+    margin = scores["next_tier_margin"].to_pylist()
+    for row, (rank, found) in enumerate(zip(current, margin, strict=True)):
+        if rank == 3:
+            assert found is None
+        else:
+            assert found == pytest.approx(p[row, rank + 1] - p[row, rank], abs=1e-12)
+
+
+def test_current_tier_follows_points_and_purchases(done: Settings) -> None:
+    """An independent count in DuckDB over the CSV files: the share of members per tier is the same."""
+    orders = done.source.tables["orders"].uri
+    date = done.evaluation.as_of
+    counted = duckdb.sql(f"""
+        WITH measures AS (
+            SELECT customer, sum(CAST(total AS DECIMAL(18, 2)) * CASE WHEN channel = 'app' THEN 2 ELSE 1 END) AS points,
+                   count(*) AS purchases
+            FROM read_csv('{orders}', types = {{'placed_at': 'TIMESTAMPTZ'}})
+            WHERE placed_at >= TIMESTAMPTZ '{date} 00:00:00+00' - INTERVAL 60 DAY
+              AND placed_at < TIMESTAMPTZ '{date} 00:00:00+00'
+            GROUP BY customer
+        )
+        SELECT CASE WHEN points >= 1200 AND purchases >= 10 THEN 'platinum' WHEN points >= 500 AND purchases >= 6
+               THEN 'gold' WHEN points >= 200 AND purchases >= 3 THEN 'silver' ELSE 'bronze' END AS tier, count(*) AS n
+        FROM measures GROUP BY ALL
+    """).fetchall()
+    expected = dict(counted)
+    scores = table(done, "scores").filter(pa.compute.field("as_of_date") == date)
+    found = {t: scores["current_tier"].to_pylist().count(t) for t in TIERS}
+    expected["bronze"] += scores.num_rows - sum(expected.values())  # members without an order in the window
+    assert found == expected
+
+
+def test_every_reader_sees_the_same_scores(spark: SparkSession, done: Settings) -> None:
+    uri = done.storage.table("scores")
+    columns = [c for c in DeltaTable(uri).schema().to_arrow().names if c != "scored_at"]
+    order = [("as_of_date", "ascending"), ("user_id", "ascending")]
+    by_spark = delta.read(spark, uri).select(columns).toArrow().sort_by(order).to_pylist()
+    by_delta_rs = DeltaTable(uri).to_pyarrow_table(columns=columns).sort_by(order).to_pylist()
+    by_polars = pl.read_delta(uri).select(columns).sort("as_of_date", "user_id").to_dicts()
+    dataset = DeltaTable(uri).to_pyarrow_dataset()  # noqa: F841 (DuckDB finds it by name)
+    by_duckdb = duckdb.sql(f"SELECT {', '.join(columns)} FROM dataset").to_arrow_table().sort_by(order).to_pylist()
+    assert by_delta_rs == by_spark
+    assert by_polars == by_spark
+    assert by_duckdb == by_spark
+
+
+def test_scores_are_described_and_stay_at_reader_version_1(done: Settings) -> None:
+    published = DeltaTable(done.storage.table("scores"))
+    assert published.protocol().min_reader_version == 1
+    assert all(field.metadata.get("comment") for field in published.schema().fields)
+
+
+def test_invariant_7_a_rerun_makes_no_new_commit(spark: SparkSession, done: Settings) -> None:
+    names = ("events", "user_days", "sequences", "outcomes", "scores", "tiers")
+    before = {n: delta.version(spark, done.storage.table(n)) for n in names}
+    bundles = sorted(p.name for p in Path(done.storage.models).iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
+        programme.run_all(spark, done)
+    assert {n: delta.version(spark, done.storage.table(n)) for n in names} == before
+    assert sorted(p.name for p in Path(done.storage.models).iterdir()) == bundles
+
+
+def test_no_raw_id_lies_anywhere_under_the_root(done: Settings) -> None:
+    """Text files as they are, parquet files through their string values, nested ones too."""
+    for path in Path(done.storage.root).rglob("*"):
+        if path.suffix == ".parquet":
+            content = str(pq.read_table(path, partitioning=None).to_pylist())
+        elif path.is_file():
+            content = path.read_bytes().decode("latin-1")
+        else:
+            continue
+        assert "member0" not in content, path
+
+
+def test_the_report_is_self_contained(done: Settings) -> None:
+    page = (Path(done.storage.reports) / f"{done.evaluation.as_of}.html").read_text()
+    assert "platinum" in page
+    assert 'src="http' not in page
+
+
+def test_evaluations_hold_the_model_beside_its_baselines(done: Settings) -> None:
+    assert sorted(table(done, "evaluations")["model"].to_pylist()) == ["hybrid", "majority", "markov", "stays"]
