@@ -52,15 +52,16 @@ def scalar(rows: DataFrame) -> Any:
 
 
 def version(spark: SparkSession, uri: str) -> int:
-    """The table's newest version.
+    """The table's newest version."""
+    return int(_snapshot(spark, uri).version())
 
-    Asked of the log itself: its history, the documented way, is a Spark job of half a second.
-    """
+
+def _snapshot(spark: SparkSession, uri: str) -> Any:
+    """Delta's own object: `history` and `detail`, the documented ways, are Spark jobs of half a second each."""
     jvm = spark.sparkContext._jvm
-    assert jvm is not None  # Delta has no Spark Connect session here
+    assert jvm is not None  # no job here runs on Spark Connect
     none = jvm.scala.Option.empty()
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, uri)
-    return int(log.update(False, none, none).version())
+    return jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, uri).update(False, none, none)
 
 
 def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, str] | None = None) -> None:
@@ -94,15 +95,16 @@ def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
     problems += [
         f"column {n} is {found[n]}, expected {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]
     ]
-    partitions = tuple(scalar(DeltaTable.forPath(spark, uri).detail().select("partitionColumns")))
-    if partitions != table.partitioned_by:
-        problems.append(f"partitioned by {list(partitions)}, expected {list(table.partitioned_by)}")
+    by, wanted_by = _snapshot(spark, uri).metadata().partitionColumns().mkString(", "), ", ".join(table.partitioned_by)
+    if by != wanted_by:
+        problems.append(f"partitioned by {by or 'nothing'}, expected {wanted_by or 'nothing'}")
     return problems
 
 
 def table_property(spark: SparkSession, uri: str, key: str) -> str | None:
     """A property of the table, or None."""
-    return scalar(DeltaTable.forPath(spark, uri).detail().select("properties")).get(key)
+    found = _snapshot(spark, uri).metadata().configuration().get(key)
+    return str(found.get()) if found.isDefined() else None
 
 
 def commit(
