@@ -18,7 +18,7 @@ class Parameters(BaseModel):
     embedding: int = Field(8, ge=1, le=512, description="size of each categorical channel's embedding")
     units: int = Field(48, ge=1, le=4096, description="state of the GRU")
     dense: int = Field(64, ge=1, le=8192)
-    dropout: float = Field(0.4, ge=0, lt=1, description="before and after the dense layer")
+    dropout: float = Field(0.3, ge=0, lt=1, description="before and after the dense layer")
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
