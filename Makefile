@@ -7,11 +7,9 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tiercast
 KEY_FILE := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/tiercast/demo.key
 STAMP := $(VENV)/.complete
 
-export TF_CPP_MIN_LOG_LEVEL := 3
-export TF_ENABLE_ONEDNN_OPTS := 0
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help doctor setup demo test lint docs package cluster-demo clean
+.PHONY: help doctor setup demo test lint docs package cluster-demo quality clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -53,6 +51,9 @@ package: setup ## the zip for --py-files and a wheel, into dist
 
 cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalone cluster of two workers, into build/cluster
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" setup/cluster_demo.sh $(BIN) build/cluster
+
+quality: setup ## train and evaluate every network on the demo tables, into docs/quality.md
+	@PYTHONPATH=. $(BIN)/python bench/quality.py
 
 clean: ## everything that was made here, but for caches outside
 	rm -rf build dist .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import logging
+import os
 import sys
 import time
 import uuid
@@ -22,6 +23,8 @@ from jobs.settings import Settings, load
 from training.settings import DateRange, expand
 
 log = logging.getLogger("tiercast")
+
+_QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 _WRITTEN_BY = {
     "events": "ingest_events",
@@ -192,6 +195,8 @@ def main(arguments: argparse.ArgumentParser, body: Callable[[Job], None], argv: 
     options = arguments.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    for variable, value in _QUIET_TENSORFLOW.items():
+        os.environ.setdefault(variable, value)  # ranks and workers inherit it
     try:
         settings = load(options.config, options.set)
         body(Job(settings, _session(settings), options))

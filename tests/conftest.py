@@ -23,6 +23,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             "spark.ui.enabled": False,
+            "spark.ui.showConsoleProgress": False,
             "spark.sql.shuffle.partitions": 2,
             "spark.sql.warehouse.dir": str(warehouse),
             "spark.databricks.delta.snapshotPartitions": 1,

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-_DAYS, _FIRST_DAY = 366, np.datetime64("2024-01-01")
+_FIRST_DAY = np.datetime64("2024-01-01")
 
 
-def write(folder: Path, members: int = 500, seed: int = 7) -> dict[str, int]:
-    """Write orders.csv and visits.csv of so many members; returns the rows of each."""
+def write(folder: Path, members: int = 500, days: int = 366, seed: int = 7) -> dict[str, int]:
+    """Write orders.csv and visits.csv of so many members and days; returns the rows of each."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     # A member's rate of orders drifts over the year: that is what there is to forecast.
     rate = random.lognormal(-2.7, 0.8, members)
     drift = random.normal(0, 0.6, members)
-    season = np.exp(drift[:, None] * np.linspace(-1, 1, _DAYS)[None, :])
+    season = np.exp(drift[:, None] * np.linspace(-1, 1, days)[None, :])
     orders = random.poisson(rate[:, None] * season)
     visits = random.poisson(1.5 * rate[:, None] * season)
     basket = random.lognormal(3.4, 0.4, members)

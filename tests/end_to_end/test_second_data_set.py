@@ -81,7 +81,7 @@ def test_current_tier_follows_points_and_purchases(done: Settings) -> None:
             SELECT customer, sum(CAST(total AS DECIMAL(18, 2)) * CASE WHEN channel = 'app' THEN 2 ELSE 1 END) AS points,
                    count(*) AS purchases
             FROM read_csv('{orders}', types = {{'placed_at': 'TIMESTAMPTZ'}})
-            WHERE placed_at >= TIMESTAMPTZ '{date} 00:00:00+00' - INTERVAL 60 DAY
+            WHERE placed_at >= TIMESTAMPTZ '{date} 00:00:00+00' - INTERVAL {done.tiers.window_days} DAY
               AND placed_at < TIMESTAMPTZ '{date} 00:00:00+00'
             GROUP BY customer
         )
