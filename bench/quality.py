@@ -100,9 +100,9 @@ def page(found: dict[str, list[Comparison]]) -> str:
             + "; ".join(f"{n}: {', '.join(o) or 'none'}" for n, o in NETWORKS.items())
             + ".",
             "",
-            "What was chosen on what: the width and depth of `hybrid` and its dropout by the validation loss. The learning "
-            "rate and dropout of `cnn` and `lstm`, the clipping of inputs to the range of the training rows and the place "
-            "of the newest event in `cnn` were looked at on the evaluation date too, so those rows are a little kind.",
+            "What was chosen on what: the sizes and the dropout of `hybrid` by the validation loss. The learning",
+            "rate and dropout of `cnn` and `lstm`, the clipping of inputs to the range of the training rows and the",
+            "place of the newest event in `cnn` were looked at on the evaluation date too, so those rows are a little kind.",
             "",
         ]
     )
