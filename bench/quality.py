@@ -102,7 +102,7 @@ def page(found: dict[str, list[Comparison]]) -> str:
             "",
             "What was chosen on what: the sizes and the dropout of `hybrid` by the validation loss. The learning",
             "rate and dropout of `cnn` and `lstm`, the clipping of inputs to the range of the training rows and the",
-            "place of the newest event in `cnn` were looked at on the evaluation date too, so those rows are a little kind.",
+            "place of the newest event in `cnn` were seen on the evaluation date too, so they are a little kind.",
             "",
         ]
     )

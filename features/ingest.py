@@ -17,6 +17,10 @@ from features.source import SourceRows
 ACCEPTED, REJECTED, DUPLICATE = "accepted", "rejected", "duplicate"
 CONFLICT = "conflicting_event_id"
 MALFORMED_LINE = "malformed_line"
+_BLANK = " \t\r\n"
+# A cast alone takes more than people mean: 12d and 0x1p3 as numbers, 10:30 as a time of the day on which it is read.
+_NUMBER = r"(?i)^\s*[+-]?([\d.]+(e[+-]?\d+)?|nan|inf(inity)?)\s*$"
+_NO_DATE = r"^\s*T?\d{1,2}:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,12 @@ def classify(
 
 def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
     """Cast what the source gave, into columns beside it; what cannot be cast is null and found by `_reasons`."""
-    text = f.col("amount").cast("string")
+    text, time = f.col("amount").cast("string"), f.col("event_time").cast("string")
     columns = {
-        "_user": f.trim(f.col("user_id").cast("string")),
-        "_id": f.trim(f.col("event_id").cast("string")),
-        "_time": f.col("event_time").try_cast("timestamp"),
-        "_money": text.try_cast("double"),
+        "_user": f.trim(f.col("user_id").cast("string"), f.lit(_BLANK)),
+        "_id": f.trim(f.col("event_id").cast("string"), f.lit(_BLANK)),
+        "_time": f.when(~time.rlike(_NO_DATE), f.col("event_time").try_cast("timestamp")),
+        "_money": f.when(text.rlike(_NUMBER), text.try_cast("double")),
         # -0.0 becomes 0; decimal(38, 6) holds far more than any bound allows.
         "_decimal": f.col("amount").try_cast("decimal(38,6)"),
     }

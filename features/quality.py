@@ -38,6 +38,7 @@ def check_gates(
         QualityGateError: which gates are shut, the refused rows counted by reason, and three samples of each reason.
     """
     problems = [
+        *_nothing_left(counts),
         *_share_problems(counts, gates),
         *_day_problems(day_counts, new_days, gates),
         *_freshness_problems(day_counts, gates, now),
@@ -45,6 +46,12 @@ def check_gates(
     if problems:
         lines = [*(f"  - {p}" for p in problems), *_reason_lines(rejected)]
         raise QualityGateError("\n".join(["the batch did not pass the quality gates; no event was written:", *lines]))
+
+
+def _nothing_left(counts: Mapping[str, int]) -> list[str]:
+    if counts[ACCEPTED] or counts[DUPLICATE] or not counts[REJECTED]:
+        return []
+    return [f"all {counts[REJECTED]} rows were refused: nothing is left to write"]
 
 
 def _share_problems(counts: Mapping[str, int], gates: Quality) -> list[str]:

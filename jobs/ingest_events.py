@@ -12,7 +12,7 @@ from features import delta, ingest, quality, tables
 from features.errors import ReconciliationError, SourceError
 from features.pseudonyms import check_key, key_check, key_from_environment
 from features.session import scratch
-from features.source import read_source
+from features.source import check_expression, read_source
 from jobs.job import Job, Run, main, parser
 
 ARGUMENTS = parser(
@@ -43,6 +43,9 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     events_uri, rejected_uri = job.uri("events"), job.uri("events_rejected")
     key = key_from_environment(job.settings.pseudonyms.key_variable)
     source = read_source(spark, spec.source, since, until)
+    points = job.settings.tiers.rule().points
+    if points:
+        check_expression(spark, points, spec.table.schema, "tiers.points")
     delta.ensure(spark, events_uri, spec.table, {"tiercast.key_check": key_check(key)})
     delta.ensure(spark, rejected_uri, tables.EVENTS_REJECTED)
     check_key(key, delta.table_property(spark, events_uri, "tiercast.key_check"), events_uri)

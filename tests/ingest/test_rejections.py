@@ -7,10 +7,11 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.ingest.builders import BASE, Ingested, Row, ingest, of_rows, pseudonym, reconciles, row
+from tests.ingest.builders import BASE, Ingested, Row, ingest, of_rows, pseudonym, reconciles, row, settings, write
 
 # Rows that are told by their event id: what is overridden, and every reason that applies.
 BAD: dict[str, tuple[Row, set[str]]] = {
@@ -56,6 +57,9 @@ GOOD: dict[str, Row] = {
     "plain": {},
     "zero": {"paid": "0"},
     "minus zero": {"paid": "-0.0"},
+    "next to nothing": {"paid": "1e-50"},
+    "less than a double holds": {"paid": "1e-400"},
+    "amount with blanks and a sign": {"paid": " +1.5e1 "},
     "at the bound": {"paid": "100000"},
     "a hundredth": {"paid": "0.01"},
     "1970": {"at": "1970-01-01T00:00:00Z"},
@@ -116,6 +120,8 @@ def test_bad_input_amounts_are_exact(ingested: Ingested) -> None:
     amounts = {name: ingested.event(name)["amount"] for name in ("plain", "zero", "minus zero", "at the bound")}
     assert amounts == {"plain": 10, "zero": 0, "minus zero": 0, "at the bound": 100_000}
     assert str(ingested.event("minus zero")["amount"]) == "0.000000"
+    assert ingested.event("amount with blanks and a sign")["amount"] == 15
+    assert ingested.event("less than a double holds")["amount"] == 0
     assert ingested.event("a hundredth")["amount"] == Decimal("0.01")
     assert ingested.event("visit")["amount"] is None
     assert all(r["clipped_at"] is None for r in ingested.accepted)
@@ -163,10 +169,6 @@ def test_bad_input_original_keeps_the_row_and_hides_its_ids(ingested: Ingested) 
 
 
 def test_bad_input_amounts_of_a_parquet_double(spark: SparkSession, tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    from tests.ingest.builders import settings, write
-
     amounts = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf"), "huge": 1e308, "-0": -0.0, "good": 2.5}
     uri = write(tmp_path, [row(n, paid=v) for n, v in amounts.items()], "parquet", {"paid": pa.float64()})
     found = ingest(spark, settings(tmp_path, uri))
@@ -180,15 +182,16 @@ def test_bad_input_amounts_of_a_parquet_double(spark: SparkSession, tmp_path: Pa
 
 
 def test_bad_input_outliers_are_clipped_and_say_so(spark: SparkSession, tmp_path: Path) -> None:
-    paid = {"below": "499.99", "at": "500", "above": "500.01", "far": "1e308", "java": "12d", "infinite": "Infinity"}
+    paid = {"below": "499.99", "at": "500", "above": "500.01", "far": "1e308", "java": "12d", "tiny": "1e-400", "infinite": "Infinity"}
     rows = [row(n, paid=p) for n, p in paid.items()]
     found = ingest(spark, of_rows(tmp_path, rows, events={"outliers": "clip", "largest_amount": 500}))
-    amounts = {n: (found.event(n)["amount"], found.event(n)["clipped_at"]) for n in ("below", "at", "above", "far")}
+    amounts = {n: (found.event(n)["amount"], found.event(n)["clipped_at"]) for n in ("below", "at", "above", "far", "tiny")}
     assert amounts == {
         "below": (Decimal("499.99"), None),
         "at": (500, None),
         "above": (500, 500),
         "far": (500, 500),
+        "tiny": (0, None),
     }
     assert found.reasons("java") == [{"unparseable_amount"}]
     assert found.reasons("infinite") == [{"non_finite_amount"}]

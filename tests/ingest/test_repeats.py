@@ -1,0 +1,124 @@
+"""Repeats, conflicts, reruns and days ingested alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from features import delta
+from jobs.settings import Settings
+from tests.ingest.builders import Row, ingest, names, of_rows, pseudonym, reconciles, row, stored
+
+CONFLICT = [{"conflicting_event_id"}]
+
+
+def versions(spark: SparkSession, chosen: Settings) -> dict[str, int]:
+    return {t: delta.version(spark, chosen.storage.table(t)) for t in ("events", "events_rejected")}
+
+
+def sorted_rows(chosen: Settings, table: str) -> list[Row]:
+    return sorted(stored(chosen, table), key=str)
+
+
+BATCH = [
+    *[row("once"), row("twice"), row("twice"), row("thrice"), row("thrice"), row("thrice")],
+    *[row("conflict", paid="1"), row("conflict", paid="2")],
+    # A repeat in other words is the same event; a broken repeat does not shadow the good row.
+    *[row("in other words"), row("in other words", paid="10", at="2024-05-01T12:00:00+02:00", items="2.0")],
+    *[row("broken repeat", paid="x"), row("broken repeat")],
+    *[row("equal bad rows", paid="x"), row("equal bad rows", paid="x")],
+    # Only which of two attributes is null tells these apart.
+    *[row("nulls", first="x"), row("nulls", second="x")],
+]
+
+
+def with_two_more(folder: Path, rows: list[Row]) -> Settings:
+    """Settings with two more categorical attributes."""
+    query = (
+        "SELECT id event_id, who user_id, at event_time, kind event_type, paid amount, items, channel, first, second "
+        "FROM rows"
+    )
+    columns = ", ".join(f"{c} STRING" for c in ("id", "who", "at", "kind", "paid", "items", "channel"))
+    columns += ", first STRING, second STRING"
+    more = {"first": {"type": "categorical"}, "second": {"type": "categorical"}}
+    source = {"tables": {"rows": {"columns": columns}}, "query": query, "attributes": more}
+    return of_rows(folder, rows, source=source)
+
+
+def test_bad_input_repeats_conflicts_and_a_rerun(spark: SparkSession, tmp_path: Path) -> None:
+    chosen = with_two_more(tmp_path, BATCH)
+    found = ingest(spark, chosen)
+    assert reconciles(found.run)
+    good = {"once", "twice", "thrice", "conflict", "in other words", "broken repeat", "nulls"}
+    assert names(found.accepted) == {pseudonym(n) for n in good}
+    assert len(found.accepted) == len(good)
+    assert found.run.counts["duplicate"] == 4
+    assert found.reasons("conflict") == CONFLICT
+    assert found.reasons("nulls") == CONFLICT
+    assert found.reasons("broken repeat") == [{"unparseable_amount"}]
+    assert found.reasons("equal bad rows") == [{"unparseable_amount"}] * 2
+    assert len({r["rejection_id"] for r in found.rejected}) == len(found.rejected) == 5
+
+    before, events, rejected = versions(spark, chosen), found.accepted, found.rejected
+    again = ingest(spark, chosen, now=dt.datetime(2024, 7, 1, tzinfo=dt.UTC))
+    assert again.run.status == "unchanged"
+    assert again.run.counts["accepted"] == 0
+    assert reconciles(again.run)
+    assert versions(spark, chosen) == before
+    assert sorted(again.accepted, key=str) == sorted(events, key=str)
+    assert sorted(again.rejected, key=str) == sorted(rejected, key=str)
+
+
+def test_bad_input_conflicts_do_not_depend_on_the_order_of_rows(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [row("a", paid=str(n)) for n in range(5)] + [row("b", who=f"m{n}") for n in range(5)]
+    kept = []
+    for name, ordered in (("forward", rows), ("backward", rows[::-1])):
+        found = ingest(spark, of_rows(tmp_path / name, ordered))
+        kept.append(({(r["event_id"], r["user_id"], r["amount"]) for r in found.accepted}, names(found.rejected)))
+        assert (len(found.accepted), len(found.rejected)) == (2, 8)
+    assert kept[0] == kept[1]
+
+
+def test_bad_input_conflict_with_the_table(spark: SparkSession, tmp_path: Path) -> None:
+    ingest(spark, of_rows(tmp_path, [row("old", paid="5"), row("kept")]))
+    # Whatever its hash, the event of the table stands; two equal conflicts are both refused.
+    later = [row("old", paid=str(n)) for n in range(8) if n != 5] + [row("old", paid="0"), row("old", paid="5")]
+    found = ingest(spark, of_rows(tmp_path, [*later, row("new")]))
+    assert found.event("old")["amount"] == 5
+    assert found.reasons("old") == CONFLICT * 8
+    assert found.run.counts["duplicate"] == 1
+    assert names(found.accepted) == {pseudonym(n) for n in ("old", "kept", "new")}
+    assert reconciles(found.run)
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_bad_input_one_day_alone(spark: SparkSession, tmp_path: Path, form: str) -> None:
+    times = {
+        "before": "2024-05-01T23:59:59Z",
+        "first": "2024-05-02T00:00:00Z",
+        "last": "2024-05-02T23:59:59Z",
+        "after": "2024-05-03T00:00:00Z",
+    }
+    table: Row = {"date_column": "at"}
+    rows = [row(n, at=at) for n, at in times.items()]
+    query = "SELECT id event_id, who user_id, at event_time, kind event_type, paid amount, items, channel FROM rows"
+    if form == "json":
+        columns = "id STRING, who STRING, at TIMESTAMP, kind STRING, paid STRING, items STRING, channel STRING"
+        table["columns"] = columns
+        chosen = of_rows(tmp_path, rows, form, source={"tables": {"rows": table}, "query": query})
+    else:
+        chosen = of_rows(
+            tmp_path, [{**r, "at": dt.datetime.fromisoformat(r["at"])} for r in rows], form, schema_of_time=True,
+            source={"tables": {"rows": table}, "query": query},
+        )  # fmt: skip
+    day = dt.date(2024, 5, 2)
+    found = ingest(spark, chosen, since=day, until=day + dt.timedelta(days=1))
+    assert names(found.accepted) == {pseudonym("first"), pseudonym("last")}
+    assert {r["event_date"] for r in found.accepted} == {day}
+    assert found.run.counts["source.rows"] == found.run.counts["rows_read"] == 2
+    rest = ingest(spark, chosen)
+    assert rest.run.counts["duplicate"] == 2
+    assert names(rest.accepted) == {pseudonym(n) for n in times}
