@@ -292,7 +292,7 @@ def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callabl
     def log_losses(batch: Any, outputs: Any) -> Any:
         return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
 
-    @tf.function(input_signature=[signature], jit_compile=False)
+    @tf.function(input_signature=[signature], jit_compile=False, autograph=False)
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
@@ -307,7 +307,7 @@ def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callabl
         )
         return loss
 
-    @tf.function(input_signature=[signature], jit_compile=False)
+    @tf.function(input_signature=[signature], jit_compile=False, autograph=False)
     def validation_step(batch: Any) -> Any:
         outputs = model({name: batch[name] for name in model.input}, training=False)
         found = tf.argmax(outputs["tier"], axis=-1, output_type=tf.int32)

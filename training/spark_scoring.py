@@ -58,7 +58,10 @@ class Predictor:
         names = list(model.input)
         signature = {n: tf.TensorSpec([model_rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
         self._call = tf.function(
-            lambda batch: model(batch, training=False)["tier"], input_signature=[signature], jit_compile=False
+            lambda batch: model(batch, training=False)["tier"],
+            input_signature=[signature],
+            jit_compile=False,
+            autograph=False,
         )
 
     def __call__(self, rows: pa.Table) -> Array:

@@ -64,7 +64,9 @@ def pseudonym(text: str) -> str:
     return digest(KEY.encode(), text)
 
 
-def write(folder: Path, rows: Sequence[Row], form: str = "json", schema: Mapping[str, pa.DataType] | None = None) -> str:
+def write(
+    folder: Path, rows: Sequence[Row], form: str = "json", schema: Mapping[str, pa.DataType] | None = None
+) -> str:
     """Write rows as one file `rows.FORM` and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rows.{form}"
@@ -100,9 +102,15 @@ def settings(folder: Path, uri: str, **changes: Any) -> Settings:
     return load([str(path)])
 
 
-def of_rows(folder: Path, rows: Sequence[Row], form: str = "json", **changes: Any) -> Settings:
-    """Settings over these rows."""
-    return settings(folder, write(folder, rows, form), **changes)
+def of_rows(
+    folder: Path,
+    rows: Sequence[Row],
+    form: str = "json",
+    schema: Mapping[str, pa.DataType] | None = None,
+    **changes: Any,
+) -> Settings:
+    """Settings over these rows; `schema` tells the parquet columns that are no text."""
+    return settings(folder, write(folder, rows, form, schema), **changes)
 
 
 @dataclasses.dataclass(frozen=True)

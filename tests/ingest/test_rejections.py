@@ -182,10 +182,20 @@ def test_bad_input_amounts_of_a_parquet_double(spark: SparkSession, tmp_path: Pa
 
 
 def test_bad_input_outliers_are_clipped_and_say_so(spark: SparkSession, tmp_path: Path) -> None:
-    paid = {"below": "499.99", "at": "500", "above": "500.01", "far": "1e308", "java": "12d", "tiny": "1e-400", "infinite": "Infinity"}
+    paid = {
+        "below": "499.99",
+        "at": "500",
+        "above": "500.01",
+        "far": "1e308",
+        "java": "12d",
+        "tiny": "1e-400",
+        "infinite": "Infinity",
+    }
     rows = [row(n, paid=p) for n, p in paid.items()]
     found = ingest(spark, of_rows(tmp_path, rows, events={"outliers": "clip", "largest_amount": 500}))
-    amounts = {n: (found.event(n)["amount"], found.event(n)["clipped_at"]) for n in ("below", "at", "above", "far", "tiny")}
+    amounts = {
+        n: (found.event(n)["amount"], found.event(n)["clipped_at"]) for n in ("below", "at", "above", "far", "tiny")
+    }
     assert amounts == {
         "below": (Decimal("499.99"), None),
         "at": (500, None),

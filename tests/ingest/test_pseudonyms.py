@@ -1,0 +1,109 @@
+"""The pseudonyms' SQL against Python's HMAC, and a key that is kept secret, missing or another."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from features import delta
+from features.errors import PseudonymKeyError
+from features.ingest import classify, refused_lines
+from features.pseudonyms import digest, key_check, line_key, pseudonym, with_key, without_key
+from tests.end_to_end.programme import KEY
+from tests.ingest.builders import NOW, VARIABLE, ingest, of_rows, row, stored
+
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "0",
+    "Ünïcödé",
+    "e\u0301 is not \u00e9",
+    "\N{FACE WITH TEARS OF JOY}\N{ZERO WIDTH JOINER}\N{BEAR FACE}",
+    "\x00 in the middle \x00",
+    "line\nbreak\ttab",
+    "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 64,
+    "x" * 63,
+    "x" * 64,
+    "x" * 65,
+    "y" * 100_000,
+]
+
+
+@pytest.mark.parametrize("key", [b"k" * 16, b"k" * 64, b"k" * 65, "schlüssel \N{KEY}".encode() * 9, bytes(range(256))])
+def test_bad_input_pseudonyms_equal_pythons_hmac(spark: SparkSession, key: bytes) -> None:
+    rows = spark.createDataFrame([(t,) for t in [*TEXTS, None]], "text STRING")
+    found = without_key(with_key(spark, rows, key).withColumn("pseudonym", pseudonym(f.col("text"))))
+    assert found.columns == ["text", "pseudonym"]
+    by_text = {r["text"]: r["pseudonym"] for r in found.collect()}
+    assert by_text.pop(None) is None
+    assert by_text == {t: hmac.new(key, t.encode(), hashlib.sha256).hexdigest()[:32] for t in TEXTS}
+    assert by_text == {t: digest(key, t) for t in TEXTS}
+
+
+def plans(rows: DataFrame) -> str:
+    """Everything that Spark may show of how rows are made, before and after they were."""
+    execution = rows._jdf.queryExecution()
+    rows.collect()
+    return str(execution.toString()) + str(execution.stringWithStats())
+
+
+def test_bad_input_the_key_stands_in_no_plan(spark: SparkSession, tmp_path: Path) -> None:
+    spec, key = of_rows(tmp_path, [row("a")]).ingest, KEY.encode()
+    rows = spark.sql(
+        "SELECT 'e' event_id, 'm' user_id, '2024-05-01' event_time, 'visit' event_type, NULL amount, '2' items, "
+        "'shop' channel"
+    )
+    known = spark.createDataFrame([], "event_id STRING, content_hash LONG")
+    lines = spark.createDataFrame([("rows", "broken")], "source STRING, line STRING")
+    shown = plans(classify(spark, rows, known, spec, key, NOW)) + plans(refused_lines(spark, lines, key, NOW))
+    assert "sha2" in shown
+    block = key.ljust(64, b"\0")
+    secrets = [key, bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block), line_key(key)]
+    for secret in secrets:
+        piece = secret[:12]  # plans are cut after a number of characters
+        forms = [
+            piece.hex(),
+            piece.hex(" "),
+            piece.decode("latin-1"),
+            base64.b64encode(piece).decode(),
+            ", ".join(str(b) for b in piece),
+            ",".join(str(b - 256 if b > 127 else b) for b in piece),
+        ]
+        assert not [form for form in forms if form.lower() in shown.lower()]
+
+
+def test_bad_input_another_key_than_the_tables(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = of_rows(tmp_path, [row("a")])
+    uri = chosen.storage.table("events")
+    delta.ensure(spark, uri, chosen.ingest.table, {"tiercast.key_check": key_check(KEY.encode())})
+    other = "another key for the same tables"
+    monkeypatch.setenv(VARIABLE, other)
+    with pytest.raises(PseudonymKeyError, match="not the one that .*events was written with") as caught:
+        ingest(spark, chosen)
+    assert other not in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert stored(chosen, "events") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(None, "no pseudonym key: set the environment"), ("", "no pseudonym key"), ("fifteen letters", "has 15 bytes")],
+)
+def test_bad_input_no_key_or_a_short_one(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, message: str
+) -> None:
+    monkeypatch.delenv(VARIABLE) if value is None else monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(PseudonymKeyError, match=message) as caught:
+        ingest(spark, of_rows(tmp_path, [row("a")]))
+    assert VARIABLE in str(caught.value)
+    assert not value or value not in str(caught.value)
+    assert not (tmp_path / "store").exists()
