@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark import StorageLevel
-from pyspark.errors import AnalysisException, ParseException
+from pyspark.errors import (
+    AnalysisException,
+    ArithmeticException,
+    DateTimeException,
+    NumberFormatException,
+    ParseException,
+)
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -97,6 +103,9 @@ def resolve(uri: str) -> str:
 def _between(rows: DataFrame, column: str | None, since: dt.date | None, until: dt.date | None) -> DataFrame:
     if column is None:
         return rows
+    kind = rows.select(column).schema[0].dataType
+    if not isinstance(kind, t.TimestampType | t.TimestampNTZType | t.DateType):
+        raise SourceError(f"date_column {column} is {kind.simpleString()}; it may be timestamp or date")
     if since is not None:
         rows = rows.where(f.col(column) >= f.lit(since))
     return rows if until is None else rows.where(f.col(column) < f.lit(until))
@@ -119,6 +128,7 @@ def _check_columns(events: DataFrame, source: Source) -> None:
     kinds = {**dict.fromkeys(EVENT_COLUMNS), **{n: a.type for n, a in source.attributes.items()}}
     found = {c.name: c.dataType for c in events.schema}
     problems = [f"column {n} is missing" for n in kinds if n not in found]
+    problems += [f"column {n} stands more than once" for n in found if events.columns.count(n) > 1]
     for name, kind in kinds.items():
         accepted = _ACCEPTED[kind or name]
         if name in found and not isinstance(found[name], accepted):
@@ -141,12 +151,15 @@ def check_expression(spark: SparkSession, expression: str, schema: t.StructType,
         spark.createDataFrame([], schema).select(f.expr(expression))
 
 
+_MISTAKES = (AnalysisException, ParseException, ArithmeticException, DateTimeException, NumberFormatException)
+
+
 @contextmanager
 def source_errors(where: str) -> Iterator[None]:
     """Turn what Spark says of a source, a query or a file into one line that names the place."""
     try:
         yield
-    except (AnalysisException, ParseException) as error:
+    except _MISTAKES as error:
         raise SourceError(f"{where}: {shorten(str(error))}") from error
     except TiercastError:
         raise

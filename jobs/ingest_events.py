@@ -12,7 +12,7 @@ from features import delta, ingest, quality, tables
 from features.errors import ReconciliationError, SourceError
 from features.pseudonyms import check_key, key_check, key_from_environment
 from features.session import scratch
-from features.source import check_expression, read_source
+from features.source import check_expression, read_source, source_errors
 from jobs.job import Job, Run, main, parser
 
 ARGUMENTS = parser(
@@ -54,7 +54,8 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     known = delta.read(spark, events_uri, seen)
     classified = ingest.classify(spark, source.events, known, spec, key, record.now).persist(StorageLevel.DISK_ONLY)
     lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
-    counts = ingest.count_statuses(classified, lines)
+    with source_errors("the source"):  # the first time that its rows are read
+        counts = ingest.count_statuses(classified, lines)
     record.counts = {**counts, **ingest.count_rows(source, classified, lines)}
     if not record.counts["rows_read"]:
         raise SourceError("the source has no rows" + (f" from {since} to {until}" if since or until else ""))

@@ -117,7 +117,9 @@ def test_bad_input_a_truncated_bundle_file(spark: SparkSession, trained: Setting
         score_users.run(programme.job(spark, moved, programme.SCORED))
 
 
-def test_bad_input_a_bundle_of_another_contract(spark: SparkSession, trained: Settings, tmp_path: Path) -> None:
+def test_invariant_5_a_bundle_refuses_sequences_of_another_contract(
+    spark: SparkSession, trained: Settings, tmp_path: Path
+) -> None:
     moved, bundle = bundle_copy(trained, tmp_path)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["contract"]["length"] += 1
@@ -126,7 +128,7 @@ def test_bad_input_a_bundle_of_another_contract(spark: SparkSession, trained: Se
         score_users.run(programme.job(spark, moved, programme.SCORED))
 
 
-def test_bad_input_a_bundle_of_other_tier_rules(spark: SparkSession, trained: Settings, tmp_path: Path) -> None:
+def test_invariant_5_a_bundle_refuses_other_tier_rules(spark: SparkSession, trained: Settings, tmp_path: Path) -> None:
     moved, _ = bundle_copy(trained, tmp_path)
     levels = list(moved.tiers.levels)
     levels[1] = levels[1].model_copy(update={"from_": {"points": Decimal(210), "purchases": Decimal(3)}})

@@ -87,7 +87,7 @@ def test_bad_input_another_key_than_the_tables(
     delta.ensure(spark, uri, chosen.ingest.table, {"tiercast.key_check": key_check(KEY.encode())})
     other = "another key for the same tables"
     monkeypatch.setenv(VARIABLE, other)
-    with pytest.raises(PseudonymKeyError, match="not the one that .*events was written with") as caught:
+    with pytest.raises(PseudonymKeyError, match=r"not the one that .*events was written with") as caught:
         ingest(spark, chosen)
     assert other not in str(caught.value)
     assert KEY not in str(caught.value)

@@ -109,7 +109,7 @@ def test_one_class_only_is_refused(tables: tuple[DataFrame, DataFrame], chosen: 
         data_identity(sequences, one, CONTRACT, chosen)
 
 
-def test_fewer_rows_than_ranks_are_refused(
+def test_bad_input_training_with_fewer_rows_than_ranks(
     tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings, tmp_path: Path
 ) -> None:
     sequences, outcomes = tables

@@ -51,7 +51,7 @@ def _no_rank_is_left() -> bool:
     return not _rank_processes()
 
 
-def test_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSession, tmp_path: Path) -> None:
+def test_invariant_8_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSession, tmp_path: Path) -> None:
     """Invariant 8: 20 steps of 32 rows without dropout; ranks end with identical weights."""
     one, two = plan(tmp_path / "one", ranks=1), plan(tmp_path / "two", ranks=2)
     alone, together = run_ranks(spark, one), run_ranks(spark, two)
@@ -85,7 +85,7 @@ def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path)
     assert not list((tmp_path / "staging" / "trainings").iterdir())
 
 
-def test_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:
+def test_bad_input_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:
     made = plan(tmp_path, ranks=2)
     Path(made.training.uris[3]).write_bytes(b"PAR1 not really")  # read by rank 1 alone
     with pytest.raises(RankFailedError, match=r"rank 1 of 2 failed: ArrowInvalid: .*[Pp]arquet") as caught:
