@@ -134,7 +134,9 @@ def _prepared(rows: DataFrame, spec: IngestSpec, now: dt.datetime) -> DataFrame:
         "reasons",
         "original",
     )
-    return prepared.withColumn("content_hash", f.xxhash64(*[f.col(c) for c in spec.content]))
+    # The hash passes over nulls, so which columns are null is hashed too: a value must not move unseen.
+    content = [column for c in spec.content for column in (f.col(c), f.col(c).isNull())]
+    return prepared.withColumn("content_hash", f.xxhash64(*content))
 
 
 def _against_repeats(rows: DataFrame, known: DataFrame) -> DataFrame:
