@@ -93,7 +93,8 @@ class UserDays:
         Rows of one user and day that arrived on different dates are added up.
         """
         days = days.filter(pc.less(days["day"], pa.scalar(as_of, pa.date32())))
-        days = days.sort_by([("user_id", "ascending"), ("day", "ascending"), ("last_event_us", "ascending")])
+        # The squares are floating point, whose sum depends on its order: by value, whatever the input's order was.
+        days = days.sort_by([("user_id", "ascending"), ("day", "ascending"), ("squared_amount", "ascending")])
         users = days["user_id"].combine_chunks()
         codes = run_codes(users)
         age = (as_of - EPOCH).days - days["day"].cast(pa.int32()).to_numpy().astype(np.int64)

@@ -25,7 +25,7 @@ from features.outcomes import horizon_end, outcome_rows
 from features.sequences import SequenceSpec, build_sequences, cut_to_last
 from features.tiers import MICROS
 
-_BUCKET = "bucket"
+_BUCKET = "_bucket"  # no attribute can have this name
 
 
 def known(rows: DataFrame, date_column: str, arrival: Column, as_of: dt.date, known_by: str) -> DataFrame:

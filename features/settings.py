@@ -21,9 +21,13 @@ NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
 
 EVENT_COLUMNS = ("event_id", "user_id", "event_time", "event_type", "amount")
 """Columns that every source query yields; attributes come on top."""
+
+_RESERVED = ("age", "clipped_at", "content_hash", "event_date", "ingested_at", "original", "reasons", "status")
+"""What ingest and sequences call their own columns."""
 
 
 class _Strict(BaseModel):
@@ -62,7 +66,7 @@ class Source(_Strict):
 
     @model_validator(mode="after")
     def _no_shadowing(self) -> Source:
-        taken = [a for a in self.attributes if a in (*EVENT_COLUMNS, "age", "ingested_at", "event_date")]
+        taken = [a for a in self.attributes if a in (*EVENT_COLUMNS, *_RESERVED)]
         if taken:
             raise ValueError(f"attributes {taken} have the names of event columns; rename them in the query")
         return self
@@ -79,7 +83,7 @@ class TierLevel(_Strict):
 class Tiers(_Strict):
     """The tier rule and what each tier gives its members."""
 
-    window_days: Positive
+    window_days: Days
     combine: Literal["all_of", "any_of"] = "all_of"
     points: str | None = Field(None, description="SQL expression over an event that gives its points")
     levels: list[TierLevel] = Field(min_length=2)
@@ -93,7 +97,9 @@ class Tiers(_Strict):
 
     def _name_problems(self) -> list[str]:
         names = [level.name for level in self.levels]
-        return [f"tier name {n!r} stands more than once" for n in sorted({n for n in names if names.count(n) > 1})]
+        problems = [f"tier name {n!r} stands more than once" for n in sorted({n for n in names if names.count(n) > 1})]
+        # p_upgrade and p_downgrade of `scores` are no tiers.
+        return problems + [f"a tier cannot be named {n!r}" for n in names if n in ("upgrade", "downgrade")]
 
     def _threshold_problems(self) -> list[str]:
         first, *others = self.levels
@@ -156,6 +162,10 @@ class Events(_Strict):
             raise ValueError(f"purchase_type {self.purchase_type!r} is not among the types {self.types}")
         if len(set(self.types)) != len(self.types):
             raise ValueError(f"types has repetitions: {self.types}")
+        taken = [t for t in self.types if re.fullmatch(r"spend|active_days|trend_\d+d", t)]
+        if taken:
+            raise ValueError(f"types {taken} have the names of aggregates; rename them in the query")
+        decimal_to_steps("spend", self.largest_amount)
         return self
 
 
@@ -169,6 +179,13 @@ class Quality(_Strict):
     median_days: Positive = Field(description="days of the trailing median")
     freshest_event_days: Positive | None = Field(None, description="how old the newest event may be")
 
+    @model_validator(mode="after")
+    def _ratios_in_order(self) -> Quality:
+        low, high = self.day_rows_against_median or (0, 1)
+        if not 0 <= low <= 1 <= high:
+            raise ValueError(f"day_rows_against_median must hold a ratio up to 1 and one from 1 on: {[low, high]}")
+        return self
+
 
 class Sequence(_Strict):
     """Length and size of the work of the sequences."""
@@ -180,7 +197,7 @@ class Sequence(_Strict):
 class Features(_Strict):
     """The aggregates of each user."""
 
-    windows_days: list[Positive] = Field(min_length=1)
+    windows_days: list[Days] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _increasing(self) -> Features:
@@ -192,7 +209,7 @@ class Features(_Strict):
 class Horizon(_Strict):
     """The window that starts at the as-of date and whose tier is forecast."""
 
-    days: Positive
+    days: Days
 
 
 class Storage(_Strict):

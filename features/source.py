@@ -142,16 +142,22 @@ def _check_columns(events: DataFrame, source: Source) -> None:
 
 
 def check_expression(spark: SparkSession, expression: str, schema: t.StructType, where: str) -> None:
-    """Analyse an SQL expression over columns of `schema` without reading data.
+    """Analyse an SQL expression that gives a number per row of `schema`, and that is summed, without reading data.
 
     Raises:
         SourceError: with Spark's message shortened to the point.
     """
     with source_errors(where):
-        spark.createDataFrame([], schema).select(f.expr(expression))
+        rows = spark.createDataFrame([], schema)
+        kind = rows.select(f.expr(expression)).schema[0].dataType
+        if not isinstance(kind, t.NumericType):
+            raise SourceError(f"{where}: {expression} is {kind.simpleString()}; it must be a number")
+        # Summing finds what is no value of one row: aggregates, windows, generators, random numbers.
+        rows.agg(f.sum(f.expr(expression)))
 
 
-_MISTAKES = (AnalysisException, ParseException, ArithmeticException, DateTimeException, NumberFormatException)
+_BAD_VALUES = (ArithmeticException, DateTimeException, NumberFormatException)
+_MISTAKES = (AnalysisException, ParseException, *_BAD_VALUES)
 
 
 @contextmanager
@@ -196,6 +202,8 @@ def unreadable(text: str) -> str | None:
 def failure_in_words(error: Exception) -> TiercastError | None:
     """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
     text = str(error)
+    if isinstance(error, _BAD_VALUES):  # all SQL that can meet one comes from the settings
+        return SourceError(f"an expression of the settings fails on a value: {shorten(text)}")
     cause = unreadable(text)
     if cause is not None:
         return SourceError(cause)

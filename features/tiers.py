@@ -18,6 +18,7 @@ MICROS = 1_000_000
 """Micro-units per unit of money or points."""
 
 Ints = npt.NDArray[np.int64]
+_MOST_STEPS = 2**63 - 1
 
 MEASURES: dict[str, int] = {"spend": MICROS, "purchases": 1, "points": MICROS}
 """What a rule can measure over its window, and how many integer steps make one unit of it."""
@@ -96,6 +97,8 @@ def decimal_to_steps(measure: str, value: Decimal) -> int:
     steps = value * MEASURES[measure]
     if steps != steps.to_integral_value():
         raise ValueError(f"{value} is finer than {measure} is counted (1/{MEASURES[measure]})")
+    if abs(steps) > _MOST_STEPS:
+        raise ValueError(f"{value:.3g} is more {measure} than can be counted ({_MOST_STEPS // MEASURES[measure]})")
     return int(steps)
 
 
