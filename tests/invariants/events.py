@@ -50,14 +50,14 @@ def event(number: int, who: str, at: dt.datetime, paid: str | None = "10.00") ->
 
 
 def some_events(seed: int, count: int = 120) -> list[dict[str, str | None]]:
-    """Random events of eight members over ten weeks on both sides of the as-of date, many at the same instant."""
+    """Random events of eight members over ten weeks around the as-of date, few days and instants, so many ties."""
     chance = random.Random(seed)
     start = MIDNIGHT - dt.timedelta(days=50)
     return [
         event(
             n,
             f"member-{chance.randrange(8)}",
-            start + dt.timedelta(hours=6 * chance.randrange(4 * 70)),
+            start + dt.timedelta(days=5 * chance.randrange(14), hours=6 * chance.randrange(4)),
             None if chance.random() < 0.3 else f"{chance.randrange(1, 9000) / 100:.2f}",
         )
         for n in range(count)
