@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features.contract import Contract
-from features.tiers import MEASURES, TierRule, decimal_to_steps
+from features.tiers import MEASURES, MICROS, TierRule, decimal_to_steps
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -165,7 +165,8 @@ class Events(_Strict):
         taken = [t for t in self.types if re.fullmatch(r"spend|active_days|trend_\d+d", t)]
         if taken:
             raise ValueError(f"types {taken} have the names of aggregates; rename them in the query")
-        decimal_to_steps("spend", self.largest_amount)
+        if self.largest_amount * MICROS % 1:
+            raise ValueError(f"largest_amount {self.largest_amount} has more than 6 decimals")
         return self
 
 

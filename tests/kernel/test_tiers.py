@@ -162,7 +162,14 @@ def test_bad_input_a_threshold_finer_than_its_measure_is_refused(measure: str, v
         decimal_to_steps(measure, Decimal(value))
 
 
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bad_input_a_threshold_of_more_steps_than_int64_holds_is_refused(measure: str, sign: int) -> None:
+    with pytest.raises(ValueError, match=f"is more {measure} than can be counted"):
+        decimal_to_steps(measure, sign * steps_to_decimal(measure, 2**63))
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from(sorted(MEASURES)), st.integers(-(2**63), 2**63 - 1))
+@given(st.sampled_from(sorted(MEASURES)), st.integers(-(2**63) + 1, 2**63 - 1))
 def test_steps_to_decimal_is_the_inverse(measure: str, steps: int) -> None:
     assert decimal_to_steps(measure, steps_to_decimal(measure, steps)) == steps
