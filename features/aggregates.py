@@ -64,6 +64,19 @@ def kernel_day_columns(event_types: tuple[str, ...]) -> dict[str, pa.DataType]:
     }
 
 
+def _check_sums_fit(columns: Mapping[str, Array], starts: Ints, days: int) -> None:
+    """Sums wrap in silence: so none may come near the limit, even were every day of a user its largest."""
+    most_days = int(np.diff(starts, append=days).max(initial=0))
+    for name in ("spend", "points"):
+        largest = max((abs(int(f(columns[name]))) for f in (np.max, np.min)), default=0) if days else 0
+        if largest * most_days > _LARGEST:
+            raise OverflowError(
+                f"{name} of {largest / MICROS:.3g} in a day, over {most_days} days of a member, does not fit the sums "
+                f"(at most {_LARGEST / MICROS:.3g}); lower events.largest_amount or the points of an event"
+            )
+
+
+_LARGEST = 2**63 - 1
 _NOT_SUMMED = {"largest_amount": np.maximum, "last_event_us": np.maximum, "last_purchase_us": np.maximum}
 _NEVER = np.iinfo(np.int64).min
 
@@ -91,6 +104,9 @@ class UserDays:
         """Group `days` (columns of `kernel_day_columns`, any order) and drop those at or after `as_of`.
 
         Rows of one user and day that arrived on different dates are added up.
+
+        Raises:
+            OverflowError: the sums of a user may not fit int64, 9.2e12 units of money or points.
         """
         days = days.filter(pc.less(days["day"], pa.scalar(as_of, pa.date32())))
         # The squares are floating point, whose sum depends on its order: by value, whatever the input's order was.
@@ -104,6 +120,7 @@ class UserDays:
         }
         codes, age = codes[begins], age[begins]
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
+        _check_sums_fit(columns, starts, len(age))
         return cls(users.take(pa.array(begins[starts])), starts, age, columns, as_of)
 
     @property

@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -151,6 +151,36 @@ def commit_date(rows: DataFrame, uri: str, table: Table, run_id: str, seen: int,
     return commit(stamped, uri, table, run_id, seen, date_is("as_of_date", date))
 
 
+def write_date(
+    spark: SparkSession,
+    uri: str,
+    table: Table,
+    run_id: str,
+    date: dt.date,
+    inputs_id: str,
+    rows: Callable[[], DataFrame],
+) -> int | None:
+    """Write one as-of date's `rows` unless they stand already, made from exactly these inputs.
+
+    Args:
+        spark: the session.
+        uri: where the table lies, or shall lie.
+        table: its schema.
+        run_id: identity of the run.
+        date: the as-of date.
+        inputs_id: fingerprint of all that the rows follow from.
+        rows: makes the rows, without `inputs_id`; called only where they are needed.
+
+    Returns:
+        The version that holds the rows, or None where there was nothing to do.
+    """
+    ensure(spark, uri, table)
+    seen = version(spark, uri)
+    if has_inputs(spark, uri, date, inputs_id):
+        return None
+    return commit_date(rows(), uri, table, run_id, seen, date, inputs_id)
+
+
 def _version_of(spark: SparkSession, uri: str, table: Table, run_id: str, replace: str | None) -> int:
     history = DeltaTable.forPath(spark, uri).history(_RECENT_COMMITS)
     mine = scalar(history.where(f.get_json_object("userMetadata", "$.run_id") == run_id).agg(f.max("version")))
@@ -173,9 +203,9 @@ def files_by_date(spark: SparkSession, uri: str, at: int | None = None) -> dict[
     return {path: dt.date.fromisoformat(found.group(1)) for path in paths if (found := _DATE_IN_PATH.search(path))}
 
 
-def inputs_before(spark: SparkSession, uri: str, end: dt.date, *parts: object) -> str:
-    """Fingerprint of the table's files of the dates before `end`, and of `parts`."""
-    names = sorted(path.rsplit("/", 1)[1] for path, date in files_by_date(spark, uri).items() if date < end)
+def inputs_before(spark: SparkSession, uri: str, at: int, end: dt.date, *parts: object) -> str:
+    """Fingerprint of the table's files of the dates before `end` in version `at`, and of `parts`."""
+    names = sorted(path.rsplit("/", 1)[1] for path, date in files_by_date(spark, uri, at).items() if date < end)
     return fingerprint(end, names, *parts)
 
 

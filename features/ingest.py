@@ -77,9 +77,14 @@ def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
         "_decimal": f.col("amount").try_cast("decimal(38,6)"),
     }
     for name, attribute in spec.source.attributes.items():
-        value = f.col(name).try_cast("double") if attribute.type == "numeric" else f.col(name).cast("string")
-        columns[f"_{name}"] = f.when(f.abs(value) < float("inf"), value) if attribute.type == "numeric" else value
+        columns[f"_{name}"] = _number(f.col(name)) if attribute.type == "numeric" else f.col(name).cast("string")
     return rows.withColumns(columns)
+
+
+def _number(value: Column) -> Column:
+    """A numeric attribute as a finite double, else null."""
+    number = value.try_cast("double")
+    return f.when(value.cast("string").rlike(_NUMBER) & (f.abs(number) < float("inf")), number)
 
 
 def _reasons(spec: IngestSpec, now: dt.datetime) -> Column:

@@ -27,10 +27,13 @@ class Update:
 
 
 def user_days(events: DataFrame, spec: AggregateSpec) -> DataFrame:
-    """Rows of `user_days` from rows of `events`; sums are exact decimals."""
+    """Rows of `user_days` from rows of `events`; sums are exact decimals.
+
+    Points that are null or NaN count as 0; points too large for a decimal fail the query rather than vanish.
+    """
     bought = f.col("event_type") == spec.purchase_type
     amount = f.when(bought, f.col("amount"))
-    points = f.expr(spec.rule.points).try_cast(tables.MONEY.simpleString()) if spec.rule.points else f.lit(0)
+    points = f.expr(spec.rule.points).cast(tables.MONEY) if spec.rule.points else f.lit(0)
     zero = f.lit(0).cast(tables.TOTAL)
     return events.groupBy(
         "user_id", f.to_date("ingested_at").alias("arrival_date"), f.col("event_date").alias("day")

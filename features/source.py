@@ -17,6 +17,7 @@ from pyspark.errors import (
     DateTimeException,
     NumberFormatException,
     ParseException,
+    PySparkException,
 )
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -157,7 +158,7 @@ def check_expression(spark: SparkSession, expression: str, schema: t.StructType,
 
 
 _BAD_VALUES = (ArithmeticException, DateTimeException, NumberFormatException)
-_MISTAKES = (AnalysisException, ParseException, *_BAD_VALUES)
+_TYPES_IN_MESSAGE = ("sourceType", "targetType")
 
 
 @contextmanager
@@ -165,7 +166,9 @@ def source_errors(where: str) -> Iterator[None]:
     """Turn what Spark says of a source, a query or a file into one line that names the place."""
     try:
         yield
-    except _MISTAKES as error:
+    except _BAD_VALUES as error:
+        raise SourceError(f"{where}: {bad_value(error)}") from None  # the cause quotes the value
+    except (AnalysisException, ParseException) as error:
         raise SourceError(f"{where}: {shorten(str(error))}") from error
     except TiercastError:
         raise
@@ -174,6 +177,19 @@ def source_errors(where: str) -> Iterator[None]:
         if cause is None:
             raise
         raise SourceError(f"{where}: {cause}") from error
+
+
+def bad_value(error: PySparkException) -> str:
+    """Which expression failed on a value of the data, and how; never the value, which may be a raw id."""
+    context = error.getQueryContext()
+    expression = re.sub(r"\s+", " ", context[0].fragment()).strip() if context else ""
+    found = error.getMessageParameters() or {}
+    types = " to ".join(found[name].strip('"') for name in _TYPES_IN_MESSAGE if name in found)
+    kind = (error.getCondition() or "bad value").split(".")[0].lower().replace("_", " ")
+    return (
+        f"{expression or 'an expression'} fails on a value of the data: {kind}{f' ({types})' if types else ''}; the "
+        "value is not shown, it may be an id: use try_cast or try_divide, or leave such rows out"
+    )
 
 
 def shorten(message: str) -> str:
@@ -203,7 +219,7 @@ def failure_in_words(error: Exception) -> TiercastError | None:
     """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
     text = str(error)
     if isinstance(error, _BAD_VALUES):  # all SQL that can meet one comes from the settings
-        return SourceError(f"an expression of the settings fails on a value: {shorten(text)}")
+        return SourceError(bad_value(error))
     cause = unreadable(text)
     if cause is not None:
         return SourceError(cause)

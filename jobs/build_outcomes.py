@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import math
 import sys
 from collections.abc import Sequence
 
+from pyspark.sql import DataFrame
+
 from features import as_of as kernels
 from features import delta, outcomes, tables
-from jobs.build_sequences import update_user_days
+from jobs.build_sequences import Pinned, update_user_days
 from jobs.job import Job, Run, main, parser
 
 ARGUMENTS = parser(
@@ -23,31 +26,29 @@ ARGUMENTS = parser(
 
 def run(job: Job) -> None:
     """Bring the rollup up to date, then write the outcomes of each as-of date."""
-    with job.run("update_user_days", None) as record:
-        update_user_days(job, record)
+    pinned = update_user_days(job)
     for date in job.as_of:
         with job.run("build_outcomes", date) as record:
-            build_outcomes(job, record, date)
+            build_outcomes(job, record, pinned, date)
 
 
-def build_outcomes(job: Job, record: Run, date: dt.date) -> None:
+def build_outcomes(job: Job, record: Run, pinned: Pinned, date: dt.date) -> None:
     """Write the outcomes of one as-of date, unless they stand already."""
     spark, settings = job.spark, job.settings
-    uri, days, horizon = job.uri("outcomes"), delta.read(job.spark, job.uri("user_days")), settings.horizon.days
-    delta.ensure(spark, uri, tables.OUTCOMES)
-    seen, end = delta.version(spark, uri), outcomes.horizon_end(date, horizon)
-    inputs = delta.inputs_before(
-        spark, job.uri("events"), end, settings.aggregates.rule.canonical(), horizon, settings.known_by
-    )
-    if delta.has_inputs(spark, uri, date, inputs):
-        record.status = "unchanged"
-        return
-    kernels.check_known(days, date)
-    outcomes.check_horizon_passed(delta.scalar(days.agg({"day": "max"})), date, horizon)
-    buckets = max(1, math.ceil(days.count() / settings.sequence.events_per_bucket))
-    rows = kernels.outcomes(days, date, horizon, settings.aggregates, settings.known_by, buckets)
-    record.versions["outcomes"] = delta.commit_date(rows, uri, tables.OUTCOMES, record.id, seen, date, inputs)
-    record.counts["rows"] = delta.read(spark, uri).where(delta.date_is("as_of_date", date)).count()
+    horizon, spec, known_by = settings.horizon.days, settings.aggregates, settings.known_by
+    end = outcomes.horizon_end(date, horizon)
+
+    def rows() -> DataFrame:
+        days = delta.read(spark, job.uri("user_days"), pinned.user_days)
+        kernels.check_known(days, date)
+        outcomes.check_horizon_passed(delta.scalar(days.agg({"day": "max"})), date, horizon)
+        buckets = max(1, math.ceil(days.count() / settings.sequence.events_per_bucket))
+        return kernels.outcomes(days, date, horizon, spec, known_by, buckets)
+
+    of_window = (spec.rule.canonical(), horizon, known_by)
+    inputs = delta.inputs_before(spark, job.uri("events"), pinned.events, end, *of_window)
+    record.versions = dataclasses.asdict(pinned)
+    job.write_date(record, tables.OUTCOMES, date, inputs, rows)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

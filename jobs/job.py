@@ -89,6 +89,20 @@ class Job:
             raise DateError(f"there is no table {table} at {self.uri(table)}: run {_WRITTEN_BY[table]} first")
         return self.uri(table)
 
+    def write_date(
+        self, record: Run, table: tables.Table, date: dt.date, inputs_id: str, rows: Callable[[], DataFrame]
+    ) -> DataFrame | None:
+        """Write one as-of date of a table unless it stands, keep the record; the rows written, or None."""
+        uri = self.uri(table.name)
+        found = delta.write_date(self.spark, uri, table, record.id, date, inputs_id, rows)
+        if found is None:
+            record.status = "unchanged"
+            return None
+        record.versions[table.name] = found
+        written = delta.read(self.spark, uri, found).where(delta.date_is("as_of_date", date))
+        record.counts["rows"] = written.count()
+        return written
+
     def sequences_of(self, date: dt.date) -> DataFrame:
         """The sequences of one as-of date; DateError if there are none."""
         rows = delta.read(self.spark, self.existing("sequences")).where(delta.date_is("as_of_date", date))
@@ -118,7 +132,7 @@ class Job:
         try:
             yield run
         except Exception as error:
-            run.status, run.message = "failed", str(error)[:2000]
+            run.status, run.message = "failed", _in_words(error)
             with contextlib.suppress(Exception):  # the failure itself matters more than its record
                 self._record(run, time.monotonic() - started)
             raise
@@ -135,6 +149,12 @@ class Job:
         rows = self.spark.createDataFrame([row], tables.RUNS.schema)
         with delta.storage_errors(f"write table runs at {uri}"):
             rows.coalesce(1).write.format("delta").mode("append").save(uri)
+
+
+def _in_words(error: Exception) -> str:
+    """What `runs` keeps of a failure: an error that is not known may quote raw values, so only its kind."""
+    known = error if isinstance(error, TiercastError) else failure_in_words(error)
+    return str(known)[:2000] if known is not None else f"{type(error).__name__}: see the log of the job"
 
 
 def reconcile(what: str, expected: int, found: int) -> int:

@@ -6,6 +6,7 @@ import datetime as dt
 import sys
 from collections.abc import Sequence
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from features import delta, tables
@@ -34,24 +35,21 @@ def run(job: Job) -> None:
 
 def score_users(job: Job, record: Run, date: dt.date) -> None:
     """Write the scores of one as-of date in one commit."""
-    spark, settings, contract = job.spark, job.settings, job.settings.contract
+    settings, contract = job.settings, job.settings.contract
     manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
     check_fits(manifest, contract)
     sequences = job.sequences_of(date)
     record.model_version = manifest.version
-    uri, table = job.uri("scores"), tables.scores(contract.tiers)
-    delta.ensure(spark, uri, table)
-    seen = delta.version(spark, uri)
     inputs = delta.fingerprint(delta.scalar(sequences.select("inputs_id").limit(1)), manifest.version)
-    if delta.has_inputs(spark, uri, date, inputs):
-        record.status = "unchanged"
-        return
-    scores = score(sequences, manifest, settings.storage.models, settings.scoring)
-    rows = scores.withColumn("scored_at", f.lit(record.now))
-    record.versions["scores"] = delta.commit_date(rows, uri, table, record.id, seen, date, inputs)
-    written = delta.read(spark, uri).where(delta.date_is("as_of_date", date))
-    record.counts["rows"] = reconcile(f"scores as of {date}", sequences.count(), written.count())
-    write_forecast(job, manifest, written, date)
+
+    def rows() -> DataFrame:
+        scores = score(sequences, manifest, settings.storage.models, settings.scoring)
+        return scores.withColumn("scored_at", f.lit(record.now))
+
+    written = job.write_date(record, tables.scores(contract.tiers), date, inputs, rows)
+    if written is not None:
+        reconcile(f"scores as of {date}", sequences.count(), record.counts["rows"])
+        write_forecast(job, manifest, written, date)
 
 
 def write_tiers(job: Job) -> None:

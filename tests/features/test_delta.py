@@ -197,7 +197,7 @@ def test_notes_are_those_of_the_newest_commit_that_has_one(spark: SparkSession, 
 
 def test_inputs_follow_the_files_before_a_date_and_nothing_later(spark: SparkSession, uri: str) -> None:
     def inputs(*parts: object) -> str:
-        return delta.inputs_before(spark, uri, NEXT, *parts)
+        return delta.inputs_before(spark, uri, delta.version(spark, uri), NEXT, *parts)
 
     empty = inputs("a")
     write(outcomes(spark, 1), uri, "a", 0)
@@ -209,6 +209,7 @@ def test_inputs_follow_the_files_before_a_date_and_nothing_later(spark: SparkSes
     assert inputs("a") == first  # a file of the date itself does not count
     write(outcomes(spark, 2), uri, "c", 2)
     assert inputs("a") != first
+    assert delta.inputs_before(spark, uri, 2, NEXT, "a") == first  # an old version has the inputs that it had
     assert set(delta.files_by_date(spark, uri).values()) == {DATE, NEXT}
     assert set(delta.files_by_date(spark, uri, 1).values()) == {DATE}
 

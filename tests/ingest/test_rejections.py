@@ -181,6 +181,21 @@ def test_bad_input_amounts_of_a_parquet_double(spark: SparkSession, tmp_path: Pa
     assert reconciles(found.run)
 
 
+def test_bad_input_numeric_attributes_given_as_text(spark: SparkSession, tmp_path: Path) -> None:
+    given = {
+        "plain": "2.5",
+        "spaced": " 7 ",
+        "java": "12d",
+        "hex": "0x1p3",
+        "word": "many",
+        "nan": "NaN",
+        "huge": "1e400",
+    }
+    found = ingest(spark, of_rows(tmp_path, [row(n, items=v) for n, v in given.items()]))
+    values = {n: found.event(n)["items"] for n in given}
+    assert values == {**dict.fromkeys(given), "plain": 2.5, "spaced": 7.0}
+
+
 def test_bad_input_outliers_are_clipped_and_say_so(spark: SparkSession, tmp_path: Path) -> None:
     paid = {
         "below": "499.99",

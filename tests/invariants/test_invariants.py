@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from features import delta
-from jobs import build_outcomes
+from jobs import build_outcomes, build_sequences
 from tests.end_to_end.programme import KEY
 from tests.invariants.events import AS_OF, LENGTH, MIDNIGHT, Store, event, some_events
 
@@ -160,3 +160,20 @@ def test_outcomes_are_the_rule_over_the_horizon(spark: SparkSession, tmp_path: P
     build_outcomes.run(store.job(AS_OF))
     found = sorted((str(r["outcome_value"]), r["outcome_tier"]) for r in store.rows("outcomes"))
     assert found == [("0.000000", "low"), ("0.000000", "low"), ("199.990000", "mid"), ("200.000000", "high")]
+
+
+def test_bad_input_an_ingest_in_the_middle_of_a_build_is_seen_by_the_next(spark: SparkSession, tmp_path: Path) -> None:
+    """Rollup and events of one build are of one version: rows of a mixture would be called unchanged for ever."""
+    rows = [r for r in some_events(9) if before(r)]
+    store, undisturbed = Store(spark, tmp_path / "store"), Store(spark, tmp_path / "undisturbed")
+    store.ingest(rows[::2])
+    job = store.job(AS_OF)
+    pinned = build_sequences.update_user_days(job)
+    store.ingest(rows[1::2])
+    with job.run("build_sequences", AS_OF) as record:
+        build_sequences.build_sequences(job, record, pinned, AS_OF)
+    assert sum(r["total_events"] for r in store.rows("sequences", AS_OF)) == len(rows[::2])
+    undisturbed.ingest(rows)
+    for each in (store, undisturbed):
+        each.build(AS_OF)
+    assert store.rows("sequences", AS_OF) == undisturbed.rows("sequences", AS_OF)

@@ -148,3 +148,16 @@ def test_no_days_at_all_give_no_rows() -> None:
         grouped = UserDays.from_table(ref.days_table(events), D)
         assert len(grouped.users) == 0
         assert all(len(column) == 0 for column in aggregate(grouped, ref.aggregate_spec()).values())
+
+
+def test_bad_input_sums_beyond_int64_are_refused() -> None:
+    # 10**12 points in a day are 10**18 micro-units: nine such days fit, ten wrap round.
+    for days, fits in ((9, True), (10, False)):
+        table = ref.days_table([event("ann", str(n), -n) for n in range(1, days + 1)])
+        points = pa.array([10**18] * days, pa.int64())
+        table = table.set_column(table.column_names.index("points"), "points", points)
+        if fits:
+            assert UserDays.from_table(table, D).total("points").tolist() == [days * 10**18]
+        else:
+            with pytest.raises(OverflowError, match=r"points of 1e\+12 in a day, over 10 days"):
+                UserDays.from_table(table, D)
