@@ -1,151 +1,219 @@
-"""The Spark shell around the pure kernels: buckets of users in, rows of `sequences` and `outcomes` out.
+"""The Spark shell around the pure kernels: one pass over the files of a range of users answers many as-of dates.
 
-Users are hashed into buckets of bounded size and each bucket is one call of a kernel, so what a task holds follows
-from `sequence.events_per_bucket`, not from the data. Before the shuffle each task cuts a user's events to the last L:
-a user with a million events sends no more than that.
+A task takes a range of users, reads their rows from the active files of `events` and `user_days`, and writes one file
+per output and date. Nothing crosses a shuffle, no row becomes a JVM object, and what a task holds follows from
+`sequence.rows_per_range`, not from the data.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as f
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+import pyarrow.compute as pc
+from pyspark.sql import SparkSession
 
-from features import delta, tables
-from features.aggregates import AggregateSpec, kernel_day_columns
-from features.contract import Contract
+from features import table_files, tables
 from features.errors import DateError
-from features.outcomes import horizon_end, outcome_rows
-from features.sequences import SequenceSpec, build_sequences, cut_to_last
-from features.tiers import MICROS
+from features.histories import DayHistory, UserEvents, cut_run, midnight
+from features.outcomes import outcome_rows
+from features.sequences import SequenceSpec, build_sequences
+from features.table_files import AddedFile, TableFile, UserRange, read_range
 
-_BUCKET = "_bucket"  # no attribute can have this name
-
-
-def known(rows: DataFrame, date_column: str, arrival: Column, as_of: dt.date, known_by: str) -> DataFrame:
-    """Rows of the days before `as_of`, and with `known_by` ingested_at only those that had arrived by then."""
-    rows = rows.where(f.col(date_column) < f.lit(as_of))
-    return rows.where(f.to_date(arrival) < f.lit(as_of)) if known_by == "ingested_at" else rows
+SEQUENCES, OUTCOMES = "sequences", "outcomes"
 
 
-def sequences(
-    events: DataFrame, days: DataFrame, as_of: dt.date, spec: SequenceSpec, events_per_bucket: int, event_count: int
-) -> DataFrame:
-    """Rows of `sequences` (without `inputs_id`) for every user known before `as_of`.
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Rows of one table for one as-of date.
 
-    Args:
-        events: rows of `events`.
-        days: rows of `user_days`.
+    Attributes:
+        kind: `SEQUENCES` or `OUTCOMES`.
+        uri: the Delta table's place.
         as_of: the as-of date.
-        spec: contract, windows, tier rule.
-        events_per_bucket: about how many events one task may hold.
-        event_count: rows of `events`, from the table's statistics.
+        inputs_id: fingerprint that the rows carry.
     """
-    contract = spec.contract
-    events = known(events, "event_date", f.col("ingested_at"), as_of, contract.known_by)
-    days = known(days, "day", f.col("arrival_date"), as_of, contract.known_by)
-    columns = ["user_id", "event_id", "event_time", *contract.numeric, *contract.categorical]
-    narrow = events.select(*[f.col(c).cast("double") if c in contract.numeric else f.col(c) for c in columns])
-    buckets = max(1, math.ceil(event_count / events_per_bucket))
-    table = tables.sequences(contract, dict.fromkeys(contract.aggregates, ""))
-    fields = [x for x in table.fields if x.name != "inputs_id"]
-    out = to_arrow_schema(StructType(fields))
 
-    def kernel(events_of_bucket: pa.Table, days_of_bucket: pa.Table) -> pa.Table:
-        found = build_sequences(events_of_bucket, days_of_bucket, as_of, spec)
-        return found.select(out.names).cast(out)
-
-    cut = narrow.mapInArrow(_map_side_cut(contract), narrow.schema)
-    left, right = _bucketed(cut, buckets), _bucketed(_kernel_days(days, spec.aggregates), buckets)
-    return left.groupBy(_BUCKET).cogroup(right.groupBy(_BUCKET)).applyInArrow(_drop_bucket(kernel), StructType(fields))
+    kind: str
+    uri: str
+    as_of: dt.date
+    inputs_id: str
 
 
-def outcomes(
-    days: DataFrame, as_of: dt.date, horizon_days: int, spec: AggregateSpec, known_by: str, buckets: int
-) -> DataFrame:
-    """Rows of `outcomes` (without `inputs_id`): the tier rule over the window that starts at `as_of`.
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One reading of the files, for all outputs.
 
-    Users are those known before `as_of`; one without events in the window has the lowest tier.
+    Attributes:
+        events: active files of `events`, by date; not read where only outcomes are wanted.
+        days: active files of `user_days`, by date.
+        sorted_events: whether each file of `events` is promised to be in the total order.
+        outputs: what to write.
+        sequences: contract, windows, tier rule.
+        horizon_days: of the outcomes.
     """
-    end = horizon_end(as_of, horizon_days)
-    users = known(days, "day", f.col("arrival_date"), as_of, known_by).select("user_id").distinct()
-    window = days.where(f.col("day").between(f.lit(as_of), f.lit(end - dt.timedelta(days=1))))
-    fields = [x for x in tables.OUTCOMES.fields if x.name != "inputs_id"]
-    out = to_arrow_schema(StructType(fields))
 
-    def kernel(users_of_bucket: pa.Table, days_of_bucket: pa.Table) -> pa.Table:
-        return (
-            outcome_rows(users_of_bucket["user_id"].combine_chunks(), days_of_bucket, as_of, end, spec)
-            .select(out.names)
-            .cast(out)
-        )
+    events: Sequence[TableFile]
+    days: Sequence[TableFile]
+    sorted_events: bool
+    outputs: Sequence[Output]
+    sequences: SequenceSpec
+    horizon_days: int
 
-    left, right = _bucketed(users, buckets), _bucketed(_kernel_days(window, spec), buckets)
-    return left.groupBy(_BUCKET).cogroup(right.groupBy(_BUCKET)).applyInArrow(_drop_bucket(kernel), StructType(fields))
+    @property
+    def rows(self) -> int:
+        """How many rows of the larger input the pass reads."""
+        return max(sum(f.rows for f in files) for files in (self._events_needed, self.days))
+
+    @property
+    def dates(self) -> list[dt.date]:
+        """As-of dates of the sequences."""
+        return [o.as_of for o in self.outputs if o.kind == SEQUENCES]
+
+    @property
+    def _events_needed(self) -> Sequence[TableFile]:
+        last = max(self.dates, default=dt.date.min)
+        return [f for f in self.events if f.date < last]
 
 
-def check_known(days: DataFrame, as_of: dt.date) -> None:
+def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, list[AddedFile]]:
+    """Write the files of every output, uncommitted, and say which they are.
+
+    Raises:
+        pyspark.errors.PythonException: a file is missing or damaged, or the rollup is not of the events.
+    """
+    count = ranges_needed(work.rows, rows_per_range, spark.sparkContext.defaultParallelism)
+    ranges = table_files.user_ranges(count)
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pa.set_cpu_count(1)  # Spark gives a task one core
+        for batch in batches:
+            for k in batch["id"].to_pylist():
+                for place, added in build_range(work, ranges[k]):
+                    yield pa.record_batch({"output": pa.array([place], pa.int32()), "file": [added.to_json()]})
+
+    written = spark.range(0, count, 1, count).mapInArrow(task, "output int, file string").collect()
+    found: dict[Output, list[AddedFile]] = {output: [] for output in work.outputs}
+    for row in written:
+        found[work.outputs[row["output"]]].append(AddedFile.from_json(row["file"]))
+    return found
+
+
+def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int) -> int:
+    """A power of two: as many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
+    wanted = max(-(-rows // rows_per_range), min(tasks_at_once, -(-rows // _WORTH_A_TASK)), 1)
+    return min(1 << (wanted - 1).bit_length(), _MOST_RANGES)
+
+
+_WORTH_A_TASK = 20_000
+_MOST_RANGES = 1 << 16
+
+
+def build_range(work: Pass, users: UserRange) -> Iterator[tuple[int, AddedFile]]:
+    """Write one file per output for the users of a range; yields the output's place and the file."""
+    days, spec = DayReader(work, users), work.sequences
+    events = EventReader(work, users) if work.dates else None
+    for place, output in enumerate(work.outputs):
+        known = days.known(output.as_of)
+        if output.kind == SEQUENCES:
+            assert events is not None
+            rows = build_sequences(events.known(output.as_of), known, output.as_of, spec)
+        else:
+            members = known.before(output.as_of).users
+            rows = outcome_rows(members, days.all, output.as_of, work.horizon_days, spec.aggregates)
+        if rows.num_rows:
+            rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
+            columns = table_of(output.kind, spec).columns
+            yield place, table_files.write_file(rows.select(columns), output.uri, "as_of_date", output.as_of)
+
+
+def table_of(kind: str, spec: SequenceSpec) -> tables.Table:
+    """The schema of an output."""
+    if kind == OUTCOMES:
+        return tables.OUTCOMES
+    return tables.sequences(spec.contract, dict.fromkeys(spec.contract.aggregates, ""))
+
+
+def check_known(days: Sequence[TableFile], as_of: dt.date) -> None:
     """Raise DateError unless some event lies before `as_of`."""
-    first = delta.scalar(days.agg(f.min("day")))
+    first = min((f.date for f in days if f.rows), default=None)
     if first is None:
         raise DateError("there are no events yet: run ingest_events first")
     if first >= as_of:
         raise DateError(f"as-of date {as_of} lies before all data: the first event is of {first}")
 
 
-def _map_side_cut(contract: Contract) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    length = contract.length
+class EventReader:
+    """Events of a range of users: read once, and with `known_by` ingested_at cut anew for each date."""
 
-    def cut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        # Fold batch by batch: what is held is one batch and at most L events of each user seen so far,
-        # flushed when it has grown to a few batches.
-        held: list[pa.RecordBatch] = []
-        rows = 0
-        for batch in batches:
-            held.append(batch)
-            rows += batch.num_rows
-            if rows >= _FOLD_ROWS:
-                folded = cut_to_last(pa.Table.from_batches(held), length)
-                if folded.num_rows > _FOLD_ROWS // 2:  # mostly distinct users: nothing more to gain by holding them
-                    yield from folded.to_batches()
-                    held, rows = [], 0
-                else:
-                    held, rows = folded.to_batches(), folded.num_rows
-        if held:
-            yield from cut_to_last(pa.Table.from_batches(held), length).to_batches()
+    def __init__(self, work: Pass, users: UserRange) -> None:
+        self._work, self._users, self._contract = work, users, work.sequences.contract
+        self._by_arrival = self._contract.known_by == "ingested_at"
+        last = max(work.dates, default=dt.date.min)
+        self._files = [f for f in work.events if f.date < last and users.overlaps(f.first, f.last)]
+        self.runs = [self._run(f, self._columns) for f in self._files]
+        self._merged = None if self._by_arrival else self._merge(self.runs, None)
 
-    return cut
+    def known(self, as_of: dt.date) -> UserEvents:
+        """Events that were known at a date, and perhaps later ones that a cut at the date leaves out."""
+        return self._merged or self._merge([self._arrived(run, as_of) for run in self.runs], as_of)
+
+    def _merge(self, runs: list[pa.Table], as_of: dt.date | None) -> UserEvents:
+        ids = (lambda k: self._ids(k, as_of)) if self._work.sorted_events else None
+        attributes = [c for c in self._channels if c not in ("amount", "event_type")]
+        runs = runs or [_empty(tables.events(dict.fromkeys(attributes, "categorical"))).select(self._columns)]
+        return UserEvents.from_runs(runs, self._contract.numeric, self._contract.categorical, ids)
+
+    def _ids(self, k: int, as_of: dt.date | None) -> pa.Array:
+        """Event ids of a run; read only where events of one instant lie in several files."""
+        run = self._run(self._files[k], ["user_id", "event_id", *(["ingested_at"] if self._by_arrival else [])])
+        return (run if as_of is None else self._arrived(run, as_of))["event_id"].combine_chunks()
+
+    def _run(self, file: TableFile, columns: list[str]) -> pa.Table:
+        run = read_range(file, self._users, columns, self._contract.categorical)
+        # What arrived later is left out before the cut, so with ingested_at the cut must wait for the date.
+        return run if self._by_arrival or not self._work.sorted_events else cut_run(run, self._contract.length)
+
+    def _arrived(self, run: pa.Table, as_of: dt.date) -> pa.Table:
+        run = run.filter(pc.less(run["ingested_at"], pa.scalar(midnight(as_of), pa.timestamp("us", "UTC"))))
+        return cut_run(run, self._contract.length) if self._work.sorted_events else run
+
+    @property
+    def _channels(self) -> tuple[str, ...]:
+        return (*self._contract.numeric, *self._contract.categorical)
+
+    @property
+    def _columns(self) -> list[str]:
+        further = ["ingested_at"] if self._by_arrival else []
+        further += [] if self._work.sorted_events else ["event_id"]
+        return ["user_id", "event_time", *self._channels, *further]
 
 
-_FOLD_ROWS = 200_000  # rows of about 100 bytes: 20 MB
+class DayReader:
+    """Rollup days of a range of users: read once, and with `known_by` ingested_at cut anew for each date."""
+
+    def __init__(self, work: Pass, users: UserRange) -> None:
+        self._by_arrival = work.sequences.contract.known_by == "ingested_at"
+        table = tables.user_days(work.sequences.aggregates.event_types)
+        # The day is the partition: it stands in the file's place, and need not stand in the file.
+        columns = [c for c in table.columns if c != "day" and (c != "arrival_date" or self._by_arrival)]
+        files = [f for f in work.days if users.overlaps(f.first, f.last)]
+        runs = [_with_day(read_range(f, users, columns, ()), f.date) for f in files]
+        self._runs = runs or [_empty(table).select([*columns, "day"])]
+        self.all = DayHistory.from_runs(self._runs)
+
+    def known(self, as_of: dt.date) -> DayHistory:
+        """Days that were known at a date, and perhaps later ones that a cut at the date leaves out."""
+        if not self._by_arrival:
+            return self.all
+        return DayHistory.from_runs([run.filter(pc.less(run["arrival_date"], as_of)) for run in self._runs])
 
 
-def _bucketed(rows: DataFrame, buckets: int) -> DataFrame:
-    return rows.withColumn(_BUCKET, f.pmod(f.xxhash64("user_id"), f.lit(buckets)).cast("int"))
+def _with_day(rows: pa.Table, date: dt.date) -> pa.Table:
+    return rows.append_column("day", pa.repeat(pa.scalar(date, pa.date32()), rows.num_rows))
 
 
-def _drop_bucket(kernel: Callable[[pa.Table, pa.Table], pa.Table]) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    def applied(left: pa.Table, right: pa.Table) -> pa.Table:
-        return kernel(left.drop_columns([_BUCKET]), right.drop_columns([_BUCKET]))
-
-    return applied
-
-
-def _kernel_days(days: DataFrame, spec: AggregateSpec) -> DataFrame:
-    """Rollup rows as the kernels take them: money in micro-units, times in microseconds."""
-    forms = {
-        "spend": (f.col("spend") * MICROS).cast("long"),
-        "points": (f.col("points") * MICROS).cast("long"),
-        "largest_amount": (f.col("largest_amount") * MICROS).cast("long"),
-        "squared_amount": f.col("squared_amount").cast("double"),
-        "first_event_us": f.unix_micros("first_event_time"),
-        "last_event_us": f.unix_micros("last_event_time"),
-        "last_purchase_us": f.unix_micros("last_purchase_time"),
-    }
-    return days.select(*[forms.get(c, f.col(c)).alias(c) for c in kernel_day_columns(spec.event_types)])
+def _empty(table: tables.Table) -> pa.Table:
+    return table.arrow_schema.empty_table()

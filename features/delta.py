@@ -8,20 +8,24 @@ transaction version taken; both end in `ConcurrentWriteError`, with nothing of t
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import delta.exceptions as delta_errors
+import pyarrow as pa
 from delta.tables import DeltaTable
+from deltalake import DeltaTable as DeltaFiles
+from deltalake import write_deltalake
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.errors import ConcurrentWriteError, StorageError, TableMismatchError
+from features.table_files import AddedFile, now_millis
 from features.tables import Table
 
 _READABLE_BY_ALL = {
@@ -29,7 +33,7 @@ _READABLE_BY_ALL = {
     "delta.minWriterVersion": "2",
     "delta.enableDeletionVectors": "false",
 }
-_DATE_IN_PATH = re.compile(r"/\w+=(\d{4}-\d{2}-\d{2})/[^/]+$")
+_RETRIES = 100  # commits of others that may come in between
 _RECENT_COMMITS = 100  # far more than can land beside one write
 
 
@@ -74,7 +78,7 @@ def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, st
     with storage_errors(f"create table {table.name} at {uri}"):
         if not exists(spark, uri):
             builder = DeltaTable.createIfNotExists(spark).location(uri).addColumns(table.schema)
-            for key, value in {**_READABLE_BY_ALL, **(properties or {})}.items():
+            for key, value in {**_READABLE_BY_ALL, **table.properties, **(properties or {})}.items():
                 builder = builder.property(key, value)
             (builder.partitionedBy(*table.partitioned_by) if table.partitioned_by else builder).execute()
             return
@@ -142,13 +146,67 @@ def commit(
     writer = writer.mode("append") if replace is None else writer.mode("overwrite").option("replaceWhere", replace)
     with storage_errors(f"write table {table.name} at {uri}"):
         writer.save(uri)
-        return _version_of(rows.sparkSession, uri, table, run_id, replace)
+        return _version_of(uri, table, run_id, replace)
 
 
 def commit_date(rows: DataFrame, uri: str, table: Table, run_id: str, seen: int, date: dt.date, inputs_id: str) -> int:
     """Commit one as-of date's rows in place of those that stand there; see `commit`."""
     stamped = rows.withColumn("inputs_id", f.lit(inputs_id))
     return commit(stamped, uri, table, run_id, seen, date_is("as_of_date", date))
+
+
+def commit_files(
+    uri: str,
+    table: Table,
+    run_id: str,
+    seen: int,
+    date: dt.date,
+    files: Sequence[AddedFile],
+) -> int:
+    """Commit files that tasks have written as one as-of date's rows, in place of those that stand there.
+
+    Args:
+        uri: where the table lies; `ensure` has been called.
+        table: its schema.
+        run_id: identity of the run; kept in the commit.
+        seen: the table version on which the run decided to write.
+        date: the as-of date, the files' partition.
+        files: at least one.
+
+    Raises:
+        ConcurrentWriteError: another writer committed the same date since `seen`.
+        StorageError: the place cannot be written.
+    """
+    (partition,), replace = table.partitioned_by, date_is("as_of_date", date)
+    added = (AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files)
+    actions: list[AddAction | RemoveAction] = list(added)
+    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, date)
+    with storage_errors(f"write table {table.name} at {uri}"):
+        for _ in range(_RETRIES):
+            newest = DeltaFiles(uri)
+            if _files_of(newest, partition, date) != planned_on:
+                raise _lost(table, uri, replace)
+            try:
+                newest.create_write_transaction(
+                    actions,
+                    "overwrite",
+                    newest.schema(),
+                    [partition],
+                    [(partition, "=", date.isoformat())],
+                    commit_properties=CommitProperties(
+                        custom_metadata={"userMetadata": json.dumps({"run_id": run_id})},
+                        max_commit_retries=0,  # delta-rs would take other dates for conflicts: they are told apart here
+                        app_transactions=[Transaction(f"tiercast:{table.name}:{replace}", newest.version() + 1)],
+                    ),
+                )
+                return newest.version() + 1
+            except CommitFailedError:
+                continue  # somebody committed in between: look again
+    raise _lost(table, uri, replace)
+
+
+def _files_of(table: DeltaFiles, partition: str, date: dt.date) -> set[str]:
+    return set(table.file_uris([(partition, "=", date.isoformat())]))
 
 
 def write_date(
@@ -181,37 +239,33 @@ def write_date(
     return commit_date(rows(), uri, table, run_id, seen, date, inputs_id)
 
 
-def _version_of(spark: SparkSession, uri: str, table: Table, run_id: str, replace: str | None) -> int:
-    history = DeltaTable.forPath(spark, uri).history(_RECENT_COMMITS)
-    mine = scalar(history.where(f.get_json_object("userMetadata", "$.run_id") == run_id).agg(f.max("version")))
-    if mine is None:
-        raise _lost(table, uri, replace)
-    return int(mine)
+def append(uri: str, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append a few rows of the driver's own, without a Spark job; `ensure` has been called.
+
+    Raises:
+        StorageError: the place cannot be written.
+    """
+    with storage_errors(f"write table {table.name} at {uri}"):
+        write_deltalake(uri, pa.Table.from_pylist(list(rows), table.arrow_schema), mode="append")
 
 
-def last_note(spark: SparkSession, uri: str, key: str) -> str | None:
+def _version_of(uri: str, table: Table, run_id: str, replace: str | None) -> int:
+    for entry in DeltaFiles(uri).history(_RECENT_COMMITS):
+        if _notes(entry).get("run_id") == run_id:
+            return int(entry["version"])
+    raise _lost(table, uri, replace)
+
+
+def _notes(entry: Mapping[str, object]) -> dict[str, object]:
+    return dict(json.loads(str(entry.get("userMetadata") or "{}")))
+
+
+def last_note(uri: str, key: str) -> str | None:
     """What the newest commit that has a note of this name says, or None."""
-    history = DeltaTable.forPath(spark, uri).history()
-    found = history.select("version", f.get_json_object("userMetadata", f"$.{key}").alias("note")).dropna()
-    newest = found.orderBy(f.desc("version")).first()
-    return None if newest is None else str(newest["note"])
-
-
-def files_by_date(spark: SparkSession, uri: str, at: int | None = None) -> dict[str, dt.date]:
-    """The active files of a table partitioned by one date column, with their dates. No row is read."""
-    paths = read(spark, uri, at).inputFiles()
-    return {path: dt.date.fromisoformat(found.group(1)) for path in paths if (found := _DATE_IN_PATH.search(path))}
-
-
-def inputs_before(spark: SparkSession, uri: str, at: int, end: dt.date, *parts: object) -> str:
-    """Fingerprint of the table's files of the dates before `end` in version `at`, and of `parts`."""
-    names = sorted(path.rsplit("/", 1)[1] for path, date in files_by_date(spark, uri, at).items() if date < end)
-    return fingerprint(end, names, *parts)
-
-
-def fingerprint(*parts: object) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of the parts' JSON."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    for entry in DeltaFiles(uri).history():
+        if key in _notes(entry):
+            return str(_notes(entry)[key])
+    return None
 
 
 def _lost(table: Table, uri: str, replace: str | None) -> ConcurrentWriteError:

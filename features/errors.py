@@ -34,6 +34,10 @@ class SourceError(UserError):
     """A source table, its query or its columns cannot be used."""
 
 
+class BackfillError(TiercastError):
+    """Some dates of a backfill could not be written."""
+
+
 class QualityGateError(UserError):
     """The data passed validation but not the quality gates."""
 

@@ -8,26 +8,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.aggregates import AggregateSpec, UserDays, measure_columns
+from features.aggregates import AggregateSpec, measure_columns
 from features.errors import DateError
+from features.histories import DayHistory
 from features.sequences import micros_to_decimal
 from features.tiers import Ints
 
 
-def outcome_rows(users: pa.Array, days: pa.Table, as_of: dt.date, end: dt.date, spec: AggregateSpec) -> pa.Table:
+def outcome_rows(
+    users: pa.Array, history: DayHistory, as_of: dt.date, horizon_days: int, spec: AggregateSpec
+) -> pa.Table:
     """Outcome value and tier of `users`, ascending by user id.
 
     Args:
-        users: ids of the members known before `as_of`, each once.
-        days: rollup days in [as_of, end), see `UserDays.from_table`; days of other users are left out.
+        users: ids of the members known before `as_of`, each once, ascending.
+        history: rollup days; users and days outside the window are left out.
         as_of: first day of the outcome window.
-        end: the day after its last.
+        horizon_days: its length.
         spec: the tier rule; its measures are summed over the outcome window.
     """
-    grouped = UserDays.from_table(days, end)
-    users = users.take(pc.sort_indices(users))
-    at = pc.fill_null(pc.index_in(users, grouped.users), -1).to_numpy()
-    measures = {m: _of_users(grouped.total(column).astype(np.int64), at) for m, column in measure_columns(spec).items()}
+    end = horizon_end(as_of, horizon_days)
+    days = history.before(end)
+    at = pc.fill_null(pc.index_in(users, days.users), -1).to_numpy() if len(days.who) else np.full(len(users), -1)
+    measures = {m: _of_users(days.total(c, horizon_days), at) for m, c in measure_columns(spec).items()}
     rank = spec.rule.rank(measures)
     n = len(users)
     return pa.table(

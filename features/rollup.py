@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
-from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from deltalake.exceptions import DeltaError
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from features import delta, tables
+from features import table_files, tables
 from features.aggregates import AggregateSpec, count_column
 
 
@@ -35,9 +35,13 @@ def user_days(events: DataFrame, spec: AggregateSpec) -> DataFrame:
     amount = f.when(bought, f.col("amount"))
     points = f.expr(spec.rule.points).cast(tables.MONEY) if spec.rule.points else f.lit(0)
     zero = f.lit(0).cast(tables.TOTAL)
-    return events.groupBy(
-        "user_id", f.to_date("ingested_at").alias("arrival_date"), f.col("event_date").alias("day")
-    ).agg(
+    # A shuffle by day serves the groups too, and leaves each day in one task, whose file is written in order of users.
+    grouped = (
+        events.withColumn("day", f.col("event_date"))
+        .repartition("day")
+        .groupBy("user_id", f.to_date("ingested_at").alias("arrival_date"), "day")
+    )
+    return grouped.agg(
         f.count("*").alias("events"),
         *[f.count_if(f.col("event_type") == t).alias(count_column(t)) for t in spec.event_types],
         f.coalesce(f.sum(amount), zero).alias("spend"),
@@ -47,22 +51,22 @@ def user_days(events: DataFrame, spec: AggregateSpec) -> DataFrame:
         f.min("event_time").alias("first_event_time"),
         f.max("event_time").alias("last_event_time"),
         f.max(f.when(bought, f.col("event_time"))).alias("last_purchase_time"),
-    )
+    ).sortWithinPartitions("day", "user_id", "arrival_date")
 
 
-def stale_days(spark: SparkSession, events_uri: str, at: int, built_from: int | None) -> Update:
+def stale_days(events_uri: str, at: int, built_from: int | None) -> Update:
     """What changed in `events` at version `at` since the version that the rollup was built from.
 
-    The active files of the two versions are compared, by the dates in their paths: no event is read.
+    The active files of the two versions are compared: no event is read.
     """
     if built_from is None:
         return Update(True, ())
-    now = delta.files_by_date(spark, events_uri, at)
+    now = set(table_files.active_files(events_uri, at))
     try:
-        before = delta.files_by_date(spark, events_uri, built_from)
-    except AnalysisException:  # the old version's log is gone: nothing to compare with
+        before = set(table_files.active_files(events_uri, built_from))
+    except DeltaError:  # the old version's log is gone: nothing to compare with
         return Update(True, ())
-    changed = {date for path, date in (now | before).items() if (path in now) != (path in before)}
+    changed = {file.date for file in now ^ before}
     return Update(False, tuple(sorted(changed)))
 
 

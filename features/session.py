@@ -14,6 +14,8 @@ _ALWAYS = {
     # Days are UTC days whatever the machine's clock says.
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # The default, INT96, has no statistics and every other reader must convert it.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     # Malformed lines are told from good ones only when every column of a line is parsed.

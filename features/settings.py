@@ -192,7 +192,8 @@ class Sequence(_Strict):
     """Length and size of the work of the sequences."""
 
     length: Positive = Field(le=4096, description="L, the last events kept of each user")
-    events_per_bucket: Positive = Field(description="events that one task holds at once, about; memory follows it")
+    rows_per_range: Positive = Field(description="events that one task holds at once, about; memory follows it")
+    dates_per_pass: Positive = Field(description="as-of dates that are answered by one reading of the events")
 
 
 class Features(_Strict):

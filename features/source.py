@@ -199,6 +199,7 @@ def shorten(message: str) -> str:
 
 
 _UNREADABLE = (
+    ("it is missing or damaged", r"cannot read (\S+): it is missing"),
     ("FAILED_READ_FILE", r"(?:file|FILE)[: ]+(\S+)"),
     ("is not a Parquet file", r"(\S+) is not a Parquet file"),
     ("CANNOT_READ_FILE_FOOTER", r"file: (\S+)"),
@@ -211,7 +212,7 @@ def unreadable(text: str) -> str | None:
         if sign in text:
             found = re.search(pattern, text)
             name = found.group(1).rstrip(".,") if found else "a file"
-            return f"cannot read {name}: it is damaged or not of the stated format"
+            return f"cannot read {name}: it is missing or damaged, or not of the stated format"
     return None
 
 
@@ -221,7 +222,7 @@ def failure_in_words(error: Exception) -> TiercastError | None:
     if isinstance(error, _BAD_VALUES):  # all SQL that can meet one comes from the settings
         return SourceError(bad_value(error))
     cause = unreadable(text)
-    if cause is not None:
-        return SourceError(cause)
+    if cause is not None:  # our own tasks read the tables, Spark's the source
+        return StorageError(cause) if "StorageError" in text else SourceError(cause)
     cause = storage_cause(text)
     return StorageError(cause) if cause is not None else None

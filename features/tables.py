@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
 from pyspark.sql import types as t
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from features.contract import AGE, Contract, array_column
 
@@ -15,12 +17,13 @@ TOTAL = t.DecimalType(28, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A Delta table: its name, what a row is, its fields with comments, and its partition columns."""
+    """A Delta table: its name, what a row is, its fields with comments, its partition columns and properties."""
 
     name: str
     row: str
     fields: tuple[t.StructField, ...]
     partitioned_by: tuple[str, ...] = ()
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def schema(self) -> t.StructType:
@@ -28,9 +31,25 @@ class Table:
         return t.StructType(list(self.fields))
 
     @property
+    def arrow_schema(self) -> pa.Schema:
+        """The fields as an Arrow schema, as the files hold them."""
+        return to_arrow_schema(self.schema, timezone="UTC")
+
+    @property
     def columns(self) -> list[str]:
         """The field names, in order."""
         return [f.name for f in self.fields]
+
+
+ORDER_PROPERTY = "tiercast.order"
+"""Table property that promises each file's rows in an order."""
+
+EVENT_ORDER = "user_id, event_time, event_id"
+"""The total order: events of one instant are ordered by their ids, so that the input's arrangement never matters."""
+
+
+_SMALL_ROW_GROUPS = {"parquet.block.size": str(1 << 20)}
+"""Files sorted by user are read by ranges of users: a megabyte per row group, so that few other rows are decoded."""
 
 
 def field(name: str, kind: t.DataType, comment: str, nullable: bool = True) -> t.StructField:
@@ -62,6 +81,7 @@ def events(attributes: Mapping[str, str]) -> Table:
             field("event_date", t.DateType(), "UTC date of event_time"),
         ),
         ("event_date",),
+        {ORDER_PROPERTY: EVENT_ORDER, **_SMALL_ROW_GROUPS},
     )
 
 
@@ -100,6 +120,7 @@ def user_days(event_types: Sequence[str]) -> Table:
             field("day", t.DateType(), "UTC date of the events"),
         ),
         ("day",),
+        _SMALL_ROW_GROUPS,
     )
 
 
@@ -123,6 +144,7 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
             field("total_events", t.LongType(), "events of the user before the as-of date"),
             field("truncated", t.BooleanType(), f"whether the user has more than {contract.length} events"),
             field("contract_id", t.StringType(), "contract that arrays and aggregates follow"),
+            _INPUTS,  # among the first, of which Delta keeps statistics
             tier,
             field("current_tier_rank", t.IntegerType(), "rank of the current tier, 0 for the lowest"),
             *others,
@@ -136,7 +158,6 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
                 for c in contract.categorical
             ),
             *(field(name, t.DoubleType(), comment) for name, comment in aggregates.items()),
-            _INPUTS,
             _AS_OF,
         ),
         ("as_of_date",),

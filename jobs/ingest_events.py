@@ -74,6 +74,7 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
         record.status = "unchanged"
         return
     accepted = classified.where(f"status = '{ingest.ACCEPTED}'").repartition("event_date")
+    accepted = accepted.sortWithinPartitions("event_date", *tables.EVENT_ORDER.split(", "))
     record.versions["events"] = delta.commit(accepted, events_uri, spec.table, record.id, seen)
 
 

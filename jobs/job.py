@@ -67,12 +67,11 @@ class Run:
 
 @dataclasses.dataclass
 class Job:
-    """An open job: settings, session, dates, and the runs done so far."""
+    """An open job: settings, session, dates."""
 
     settings: Settings
     spark: SparkSession
     options: argparse.Namespace
-    runs: list[Run] = dataclasses.field(default_factory=list)
 
     def uri(self, table: str) -> str:
         """Where a table lies."""
@@ -125,10 +124,9 @@ class Job:
         sys.stdout.flush()
 
     @contextlib.contextmanager
-    def run(self, job: str, as_of: dt.date | None) -> Iterator[Run]:
-        """Record what happens inside as a row of `runs`, failures too."""
+    def run(self, job: str, as_of: dt.date | None, unless: bool = False) -> Iterator[Run]:
+        """Record what happens inside as a row of `runs`, failures too; `unless`: failures alone."""
         run, started = Run(job, as_of), time.monotonic()
-        self.runs.append(run)
         try:
             yield run
         except Exception as error:
@@ -136,19 +134,19 @@ class Job:
             with contextlib.suppress(Exception):  # the failure itself matters more than its record
                 self._record(run, time.monotonic() - started)
             raise
+        if unless:
+            return
         self._record(run, time.monotonic() - started)
         log.info("%s", _line(run, time.monotonic() - started))
 
     def _record(self, run: Run, seconds: float) -> None:
         uri = self.uri("runs")
         delta.ensure(self.spark, uri, tables.RUNS)
-        row = (
-            run.id, run.job, run.as_of, run.status, run.message, run.now, seconds, run.versions, run.counts,
-            run.model_version, self.settings.hash,
+        values = (
+            run.id, run.job, run.as_of, run.status, run.message, run.now, seconds, list(run.versions.items()),
+            list(run.counts.items()), run.model_version, self.settings.hash,
         )  # fmt: skip
-        rows = self.spark.createDataFrame([row], tables.RUNS.schema)
-        with delta.storage_errors(f"write table runs at {uri}"):
-            rows.coalesce(1).write.format("delta").mode("append").save(uri)
+        delta.append(uri, tables.RUNS, [dict(zip(tables.RUNS.columns, values, strict=True))])
 
 
 def _in_words(error: Exception) -> str:

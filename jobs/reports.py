@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
-from features import delta
-from training import uri
+from features import delta, uri
 from training.bundle import Manifest
 from training.metrics import Comparison, Forecast, summarise_forecast
 from training.report import ReportInputs, TierCard, render

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from features import delta, tables
+from features import delta, table_files, tables
 from features.tiers import TierRule
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
-from training.bundle import check_fits, read_manifest
+from training.bundle import Manifest, check_fits, read_manifest
 from training.spark_scoring import score
 
 ARGUMENTS = parser(
@@ -40,7 +40,7 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     check_fits(manifest, contract)
     sequences = job.sequences_of(date)
     record.model_version = manifest.version
-    inputs = delta.fingerprint(delta.scalar(sequences.select("inputs_id").limit(1)), manifest.version)
+    inputs = _inputs(delta.scalar(sequences.select("inputs_id").limit(1)), manifest)
 
     def rows() -> DataFrame:
         scores = score(sequences, manifest, settings.storage.models, settings.scoring)
@@ -50,6 +50,21 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     if written is not None:
         reconcile(f"scores as of {date}", sequences.count(), record.counts["rows"])
         write_forecast(job, manifest, written, date)
+
+
+def _inputs(of_sequences: str, manifest: Manifest) -> str:
+    return f"{table_files.fingerprint(of_sequences)}.{table_files.fingerprint(manifest.version)}"
+
+
+def reason(job: Job, date: dt.date, of_sequences: str) -> str | None:
+    """Why a date is to be scored, given the fingerprint that its sequences have or will have; None: it is scored."""
+    manifest = read_manifest(job.settings.storage.models, job.settings.scoring.model_version)
+    uri = job.uri("scores")
+    if not delta.exists(job.spark, uri):
+        return "missing"
+    found = table_files.inputs_at(uri, delta.version(job.spark, uri), date)
+    why = table_files.stale(found, _inputs(of_sequences, manifest))
+    return "bundle changed" if why == "settings changed" else why
 
 
 def write_tiers(job: Job) -> None:

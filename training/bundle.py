@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from features import uri
 from features.contract import Contract
 from features.errors import BundleError, DateError
-from training import uri
 from training.settings import ModelSettings
 from training.tensors import Encoding
 

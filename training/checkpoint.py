@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from features import uri
 from features.errors import StorageError
-from training import uri
 from training.tensors import Array
 
 _GROUPS = ("model", "optimizer", "best")

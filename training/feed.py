@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features import uri
 from features.contract import Contract
-from training import uri
 from training.tensors import Encoding, Tensors, column, to_tensors
 
 OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"

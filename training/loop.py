@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from features import uri
 from features.contract import Contract
-from training import checkpoint, distributed, feed, uri
+from training import checkpoint, distributed, feed
 from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from features import uri
 from features.errors import StorageError
-from training import uri
 
 EVERY_SECONDS = 1.0
 """Least time between two writes, and between two looks."""

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from features import uri
 from features.contract import Contract
 from features.errors import TrainingDataError
-from training import uri
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE, ShardSet
 from training.settings import TrainingSettings
 from training.statistics import Statistics

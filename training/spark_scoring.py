@@ -1,4 +1,4 @@
-"""Scoring on Spark: a pandas UDF that turns rows of `sequences` into tier probabilities, and the columns around it.
+"""Scoring on Spark: a UDF that turns rows of `sequences` into tier probabilities, and the columns around it.
 
 The network is loaded once per Python worker and never by the driver. A row's padded width follows from its own length
 and the rows of a call are always as many, so a forecast does not depend on the rows it is computed with.
@@ -23,14 +23,14 @@ from training import bundle
 from training.bundle import Manifest
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
-from training.tensors import AS_OF, TIER_RANK, Array, input_schema, required_columns, to_tensors
+from training.tensors import AS_OF, TIER_RANK, Array, Encoded, input_schema, required_columns
 
 _PROBABILITIES = "probabilities"
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 _BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
-_loaded: dict[tuple[str, str, int], Predictor] = {}
-"""Predictors of this Python worker by models URI, version and rows of a call: it outlives tasks, closures do not."""
+_loaded: dict[tuple[str, str, str], Predictor] = {}
+"""Predictors of this Python worker by models URI, version and settings: it outlives tasks, closures do not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +46,19 @@ class Forecasts:
 class Predictor:
     """A loaded network with all that turns rows of `contract` into its inputs."""
 
-    def __init__(self, model: Any, manifest: Manifest, model_rows: int) -> None:
+    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
         import tensorflow as tf
 
         from training.loop import tensor_width
 
         self.contract = manifest.contract
         self._manifest = manifest
-        self._rows = model_rows
-        self._width, self._trim = tensor_width(manifest.model, manifest.contract)
+        self._rows, padding = settings.model_rows, settings.padding
+        width, trim = tensor_width(manifest.model, manifest.contract)
+        # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
+        self._widths = np.array([width]) if trim is None else width_ladder(width, padding)
         names = list(model.input)
-        signature = {n: tf.TensorSpec([model_rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
+        signature = {n: tf.TensorSpec([self._rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
         self._call = tf.function(
             lambda batch: model(batch, training=False)["tier"],
             input_signature=[signature],
@@ -64,46 +66,57 @@ class Predictor:
             autograph=False,
         )
 
-    def __call__(self, rows: pa.Table) -> Array:
+    def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
         """[n, K] float64 probabilities that sum to 1; raises ValueError if the network gives none."""
-        found = np.empty((rows.num_rows, len(self._manifest.contract.tiers)))
-        for width, members in self._by_width(rows):
+        encoded = Encoded.of(rows, self.contract, self._manifest.encoding)
+        found = np.empty((rows.num_rows, len(self.contract.tiers)))
+        step = np.searchsorted(self._widths, np.minimum(encoded.lengths, self._widths[-1]))
+        for k in np.unique(step):
+            members = np.flatnonzero(step == k)
             for start in range(0, len(members), self._rows):
                 part = members[start : start + self._rows]
-                found[part] = self._chunk(rows.take(pa.array(part)), width)
+                tensors = encoded.padded(part, int(self._widths[k]), self._rows)
+                found[part] = self._call(tensors).numpy()[: len(part)]
         if not np.isfinite(found).all():
             raise ValueError(f"model {self._manifest.version} gives probabilities that are not finite")
         return np.asarray(found / found.sum(axis=1, keepdims=True))
 
-    def _by_width(self, rows: pa.Table) -> Iterator[tuple[int, Array]]:
-        """Padded widths and the indices of the rows that need them, by each row's own length alone."""
-        if self._trim is None:
-            yield self._width, np.arange(rows.num_rows)
-            return
-        lengths = np.asarray(pa.compute.list_value_length(rows["seq_age"]).fill_null(0).to_numpy())
-        widths = np.minimum(self._width, self._trim * np.maximum(1, -(-lengths // self._trim)))
-        for width in np.unique(widths):
-            yield int(width), np.flatnonzero(widths == width)
 
-    def _chunk(self, rows: pa.Table, width: int) -> Array:
-        tensors = to_tensors(rows, self._manifest.contract, self._manifest.encoding, width)
-        missing = self._rows - rows.num_rows
-        padded = {name: np.pad(t, [(0, missing)] + [(0, 0)] * (t.ndim - 1)) for name, t in tensors.items()}
-        return np.asarray(self._call(padded).numpy()[: rows.num_rows], np.float64)
+def width_ladder(width: int, padding: float) -> Array:
+    """Ascending widths up to `width`, such that a row padded to the next one has at most this share of padding."""
+    widths = [1]
+    while widths[-1] < width:
+        widths.append(min(width, max(widths[-1] + 1, int((widths[-1] + 1) / (1 - padding)))))
+    return np.array(widths)
 
 
 def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) -> Callable[[Column], Column]:
     """A pandas UDF from a struct of (at least) the contract's columns to an array of probabilities by tier rank."""
-    version, rows = manifest.version, settings.model_rows
+    version = manifest.version
 
     def probabilities(batches: Iterator[pd.DataFrame]) -> Iterator[pd.Series]:
-        predictor = predictor_of_worker(models_uri, version, rows)
-        contract = predictor.contract
+        predictor = predictor_of_worker(models_uri, version, settings)
         for batch in batches:
-            yield pd.Series(list(predictor(arrow_rows(batch, contract))))
+            yield pd.Series(list(predictor(arrow_rows(batch, predictor.contract))))
 
     probabilities.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
     make: Any = f.pandas_udf  # its overloads know only function types given by number
+    return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
+
+
+def _arrow_scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) -> Callable[[Column], Column]:
+    """The same function over Arrow arrays: no Python object is made for a user."""
+    version = manifest.version
+
+    def probabilities(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        predictor = predictor_of_worker(models_uri, version, settings)
+        for batch in batches:
+            found = predictor(pa.RecordBatch.from_struct_array(batch))
+            offsets = np.arange(len(found) + 1, dtype=np.int32) * found.shape[1]
+            yield pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.ravel()))
+
+    probabilities.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
+    make: Any = f.arrow_udf
     return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
 
 
@@ -129,7 +142,7 @@ def score(sequences: DataFrame, manifest: Manifest, models_uri: str, settings: S
     """
     sequences.sparkSession.conf.set(_BATCH_ROWS, settings.batch_rows)
     columns = required_columns(manifest.contract)
-    udf = scoring_udf(manifest, models_uri, settings)
+    udf = _arrow_scoring_udf(manifest, models_uri, settings)
     forecast = sequences.withColumn(_PROBABILITIES, udf(f.struct(*columns)))
     tiers, rank = manifest.contract.tiers, f.col(TIER_RANK)
     p = [f.col(_PROBABILITIES)[k] for k in range(len(tiers))]
@@ -188,9 +201,9 @@ def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:
     return probabilities, current.to_numpy().astype(np.int64)
 
 
-def predictor_of_worker(models_uri: str, version: str, model_rows: int) -> Predictor:
+def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings) -> Predictor:
     """The predictor of a bundle, loaded by the first call in a process."""
-    key = (models_uri, version, model_rows)
+    key = (models_uri, version, settings.model_dump_json())
     if key not in _loaded:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -198,7 +211,7 @@ def predictor_of_worker(models_uri: str, version: str, model_rows: int) -> Predi
 
         bound_threads(_THREADS_PER_WORKER)
         manifest = bundle.read_manifest(models_uri, version)
-        _loaded[key] = Predictor(bundle.load_model(models_uri, manifest), manifest, model_rows)
+        _loaded[key] = Predictor(bundle.load_model(models_uri, manifest), manifest, settings)
     return _loaded[key]
 
 

@@ -18,9 +18,10 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from features import uri
 from features.contract import Contract
 from features.errors import BundleError, RankFailedError
-from training import bundle, spark_examples, uri
+from training import bundle, spark_examples
 from training.bundle import Manifest
 from training.loop import Plan
 from training.progress import ProgressBar

@@ -124,24 +124,68 @@ def to_tensors(
     Raises:
         ValueError: an array is longer than the contract's length, or arrays of a row differ in length.
     """
-    events = _Events.of(rows, contract)
-    kept = np.minimum(events.lengths, width)
+    encoded = Encoded.of(rows, contract, encoding)
     if trim is not None:
-        width = min(width, trim * max(1, -(-int(kept.max(initial=0)) // trim)))
-    mask = np.arange(width)[None, :] < kept[:, None]
-    newest = events.newest(width)
-    channels = np.zeros((*mask.shape, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
-    channels[mask] = _event_channels(events, contract, encoding)[newest]
-    codes = np.zeros((*mask.shape, len(contract.categorical)), np.int32)
-    codes[mask] = _event_codes(events, encoding)[newest]
-    ranks = column(rows, TIER_RANK).to_numpy(zero_copy_only=False)
-    return {
-        "channels": channels,
-        "codes": codes,
-        "mask": mask,
-        "aggregates": aggregate_inputs(rows, contract, encoding),
-        "tier": np.eye(len(contract.tiers), dtype=np.float32)[ranks],
-    }
+        longest = int(encoded.lengths.max(initial=0))
+        width = min(width, trim * max(1, -(-longest // trim)))
+    return encoded.padded(np.arange(rows.num_rows), width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Rows of `sequences` as numbers, not yet padded, so that any of them can be put together at any width.
+
+    Attributes:
+        lengths: [n] events of each row.
+        channels: [events, C] float32, row after row, oldest first.
+        codes: [events, Q] int32.
+        aggregates: [n, A] float32.
+        tier: [n, K] float32.
+    """
+
+    lengths: npt.NDArray[np.int64]
+    channels: Array
+    codes: Array
+    aggregates: Array
+    tier: Array
+
+    @classmethod
+    def of(cls, rows: pa.Table | pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
+        """Encode rows; see `to_tensors`."""
+        events = _Events.of(rows, contract)
+        ranks = column(rows, TIER_RANK).to_numpy(zero_copy_only=False)
+        return cls(
+            events.lengths,
+            _event_channels(events, contract, encoding),
+            _event_codes(events, encoding),
+            aggregate_inputs(rows, contract, encoding),
+            np.eye(len(contract.tiers), dtype=np.float32)[ranks],
+        )
+
+    def padded(self, members: npt.NDArray[np.int64], width: int, rows: int | None = None) -> Tensors:
+        """The tensors of some rows, see `to_tensors`, filled up with empty rows to `rows`."""
+        kept = np.minimum(self.lengths[members], width)
+        ends = np.cumsum(self.lengths)[members]
+        total = np.cumsum(kept)
+        newest = np.arange(total[-1] if len(total) else 0) + np.repeat(ends - total, kept)
+        n = len(members) if rows is None else rows
+        mask = np.zeros((n, width), bool)
+        mask[: len(members)] = np.arange(width)[None, :] < kept[:, None]
+        channels = np.zeros((n, width, self.channels.shape[1]), np.float32)
+        channels[mask] = self.channels[newest]
+        codes = np.zeros((n, width, self.codes.shape[1]), np.int32)
+        codes[mask] = self.codes[newest]
+        return {
+            "channels": channels,
+            "codes": codes,
+            "mask": mask,
+            "aggregates": _filled(self.aggregates[members], n),
+            "tier": _filled(self.tier[members], n),
+        }
+
+
+def _filled(values: Array, rows: int) -> Array:
+    return values if len(values) == rows else np.pad(values, [(0, rows - len(values)), (0, 0)])
 
 
 def column(rows: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
@@ -199,11 +243,6 @@ class _Events:
         days = column(rows, AS_OF).cast(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = {name: values.flatten() for name, values in lists.items()}
         return cls(lengths[AGE], flat, np.repeat(days, lengths[AGE]))
-
-    def newest(self, width: int) -> npt.NDArray[np.bool_]:
-        """[events] whether the event is among the last `width` of its row."""
-        ends = np.cumsum(self.lengths)
-        return np.arange(len(self.day)) >= np.repeat(ends - width, self.lengths)
 
     def first(self) -> npt.NDArray[np.int64]:
         """Index of the first event of each row that has one."""

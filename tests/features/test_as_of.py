@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
 
 from features import as_of as shell
 from features import tables
 from features.aggregates import aggregate_columns
-from features.errors import DateError
+from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
+from features.errors import DateError, StorageError
 from features.rollup import user_days
-from features.sequences import SequenceSpec, cut_to_last
+from features.sequences import SequenceSpec
+from features.source import failure_in_words
+from features.table_files import AddedFile, TableFile, user_ranges, write_file
 from features.tiers import TierRule
 from tests.kernel import reference as ref
 from tests.kernel.reference import DAY_US, D, Event
@@ -70,7 +75,7 @@ def arrival(e: Event) -> dt.datetime:
     return MIDNIGHT if e["late"] else MIDNIGHT - MICROSECOND
 
 
-def events_frame(spark: SparkSession, events: Sequence[Event]) -> DataFrame:
+def event_rows(events: Sequence[Event]) -> list[Row]:
     rows = []
     for e in events:
         time = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=e["event_time"])
@@ -83,20 +88,67 @@ def events_frame(spark: SparkSession, events: Sequence[Event]) -> DataFrame:
             "ingested_at": arrival(e),
             "event_date": time.date(),
         }
-        rows.append(tuple(row[c] for c in EVENTS.columns))
-    return spark.createDataFrame(rows, EVENTS.schema).persist()
+        rows.append({c: row[c] for c in EVENTS.columns})
+    return rows
+
+
+def total_order(row: Row) -> tuple[str, dt.datetime, str]:
+    return row["user_id"], row["event_time"], row["event_id"]
+
+
+class Files:
+    """Files of `events` and `user_days` as the jobs write them, and what a pass makes of them."""
+
+    def __init__(self, spark: SparkSession, folder: Path, events: Sequence[Event], spec: SequenceSpec, parts: int = 1):
+        self.spec, self.folder = spec, folder
+        rows = event_rows(events)
+        schema = EVENTS.arrow_schema
+        self.events = []
+        for date in sorted({r["event_date"] for r in rows}):
+            of_date = [r for r in rows if r["event_date"] == date]
+            for n in range(parts):
+                part = sorted(of_date[n::parts], key=total_order)
+                if part:
+                    self.events.append(self.file("events", "event_date", date, pa.Table.from_pylist(part, schema)))
+        frame = spark.createDataFrame([tuple(r.values()) for r in rows], EVENTS.schema)
+        days = user_days(frame, spec.aggregates).toArrow()
+        self.days = [
+            self.file("user_days", "day", date, days.filter(pc.equal(days["day"], date)))
+            for date in sorted(set(days["day"].to_pylist()))
+        ]
+
+    def file(self, name: str, partition: str, date: dt.date, rows: pa.Table) -> TableFile:
+        added = write_file(rows, f"{self.folder}/{name}", partition, date)
+        users = sorted(rows["user_id"].to_pylist())
+        return TableFile(f"{self.folder}/{name}/{added.path}", date, added.rows, users[0], users[-1])
+
+    def plan(self, *outputs: tuple[str, dt.date], in_order: bool = True) -> Pass:
+        wanted = [Output(kind, f"{self.folder}/{kind}", date, f"inputs of {date}") for kind, date in outputs]
+        return Pass(self.events, self.days, in_order, wanted, self.spec, HORIZON)
+
+    def rows(self, output: Output, files: Sequence[AddedFile]) -> list[Row]:
+        found = [read(f"{output.uri}/{file.path}") for file in files]
+        assert [f.rows for f in files] == [t.num_rows for t in found]
+        return sorted((r for t in found for r in t.to_pylist()), key=lambda r: r["user_id"])
+
+    def built(self, *outputs: tuple[str, dt.date], ranges: int = 1, in_order: bool = True) -> list[list[Row]]:
+        """The rows of each output, from so many ranges of users, without Spark."""
+        work = self.plan(*outputs, in_order=in_order)
+        found: list[list[AddedFile]] = [[] for _ in outputs]
+        for users in user_ranges(ranges):
+            for place, added in shell.build_range(work, users):
+                found[place].append(added)
+        return [self.rows(*pair) for pair in zip(work.outputs, found, strict=True)]
+
+
+def read(path: str) -> pa.Table:
+    return pq.ParquetFile(path).read()
 
 
 def specs(rule: TierRule, known_by: str = "event_time") -> SequenceSpec:
     spec = ref.sequence_spec(rule, LENGTH)
     contract = type(spec.contract).from_dict({**spec.contract.to_dict(), "known_by": known_by})
     return SequenceSpec(contract, spec.aggregates)
-
-
-def sequences(events: DataFrame, spec: SequenceSpec, events_per_bucket: int, total: int) -> list[Row]:
-    days = user_days(events, spec.aggregates)
-    found = shell.sequences(events, days, D, spec, events_per_bucket, total)
-    return sorted((r.asDict() for r in found.collect()), key=lambda r: r["user_id"])
 
 
 def expected_row(own: list[Event], spec: SequenceSpec) -> tuple[Row, Row]:
@@ -107,7 +159,7 @@ def expected_row(own: list[Event], spec: SequenceSpec) -> tuple[Row, Row]:
     rank, gap = ref.rank_of(rule, measured), ref.gap_of(rule, measured)
     row = {
         "user_id": own[0]["user_id"],
-        "as_of_date": D,
+        "inputs_id": f"inputs of {D}",
         "length": len(last),
         "total_events": len(past),
         "truncated": len(past) > LENGTH,
@@ -137,53 +189,107 @@ def check(found: list[Row], events: list[Event], spec: SequenceSpec) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_invariant_1_and_3_sequences_equal_the_reference_in_any_arrangement(spark: SparkSession, rule: str) -> None:
+def test_invariant_1_and_3_sequences_equal_the_reference_in_any_arrangement(
+    spark: SparkSession, tmp_path: Path, rule: str
+) -> None:
     """Half of the events lie at or after D, and none of them is in the reference's rows."""
     events, spec = some_events(1), specs(RULES[rule])
-    frame = events_frame(spark, events)
-    whole = sequences(frame, spec, 10**6, len(events))
+    files = Files(spark, tmp_path / "one", events, spec)
+    (whole,) = files.built((SEQUENCES, D))
     check(whole, events, spec)
-    shuffled = events_frame(spark, random.Random(2).sample(events, len(events))).repartition(5)
-    assert sequences(shuffled, spec, 40, len(events)) == whole  # ten buckets in place of one
+    assert files.built((SEQUENCES, D), ranges=16) == [whole]
+    assert files.built((SEQUENCES, D), in_order=False) == [whole]  # no promise: ids are read and sorted by
+    shuffled = Files(spark, tmp_path / "many", random.Random(2).sample(events, len(events)), spec, parts=3)
+    assert shuffled.built((SEQUENCES, D), ranges=4) == [whole]
 
 
-def test_known_by_ingested_at_sees_what_had_arrived_by_then(spark: SparkSession) -> None:
+def test_invariant_3_dates_answered_together_equal_dates_answered_alone(spark: SparkSession, tmp_path: Path) -> None:
+    for known_by in ("event_time", "ingested_at"):
+        spec = specs(RULES["any of spend and purchases"], known_by)
+        files = Files(spark, tmp_path / known_by, some_events(5), spec, parts=2)
+        wanted = [(kind, D + dt.timedelta(days=n)) for n in (-40, 0, 1, 9) for kind in (SEQUENCES, OUTCOMES)]
+        assert files.built(*wanted) == [files.built(one)[0] for one in wanted]
+
+
+def test_known_by_ingested_at_sees_what_had_arrived_by_then(spark: SparkSession, tmp_path: Path) -> None:
     events, spec = some_events(3), specs(RULES["all of points and purchases"], "ingested_at")
     in_time = [e for e in events if not e["late"]]
     assert len(in_time) < len(events)
-    check(sequences(events_frame(spark, events), spec, 100, len(events)), in_time, spec)
+    (found,) = Files(spark, tmp_path, events, spec, parts=2).built((SEQUENCES, D), ranges=2)
+    check(found, in_time, spec)
+
+
+def test_the_pass_on_spark_equals_the_pass_without(spark: SparkSession, tmp_path: Path) -> None:
+    events, spec = some_events(6), specs(RULES["any of spend and purchases"])
+    files = Files(spark, tmp_path, events, spec, parts=2)
+    wanted = [(SEQUENCES, D), (OUTCOMES, D), (SEQUENCES, D + dt.timedelta(days=7))]
+    work = files.plan(*wanted)
+    found = shell.build(spark, work, rows_per_range=100)
+    assert [files.rows(output, found[output]) for output in work.outputs] == files.built(*wanted)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("known_by", ["event_time", "ingested_at"])
-def test_outcomes_equal_the_reference(spark: SparkSession, rule: str, known_by: str) -> None:
-    events, spec = some_events(4), specs(RULES[rule], known_by).aggregates
+def test_outcomes_equal_the_reference(spark: SparkSession, tmp_path: Path, rule: str, known_by: str) -> None:
+    events, spec = some_events(4), specs(RULES[rule], known_by)
     # Whoever was not known at D has no outcome; what arrived later still counts in the outcome of those who were.
     events += [ref.event("new", "new", 0), ref.event("late", "late", -1, late=True), ref.event("late", "l", 3)]
-    frame = events_frame(spark, events)
     end = D + dt.timedelta(days=HORIZON)
     known = [e for e in events if known_by == "event_time" or not e["late"]]
-    days = user_days(frame, spec)
-    for buckets in (1, 7):
-        found = {r["user_id"]: r for r in shell.outcomes(days, D, HORIZON, spec, known_by, buckets).collect()}
+    files = Files(spark, tmp_path, events, spec)
+    for ranges in (1, 8):
+        (rows,) = files.built((OUTCOMES, D), ranges=ranges)
+        found = {r["user_id"]: r for r in rows}
         assert set(found) == set(ref.users_before(known, D))
         for user, row in found.items():
-            value, rank = ref.outcome_of(spec.rule, events, user, D, end)
+            value, rank = ref.outcome_of(spec.aggregates.rule, events, user, D, end)
             assert Fraction(row["outcome_value"]) == value
-            assert (row["outcome_tier_rank"], row["outcome_tier"]) == (rank, spec.rule.names[rank])
-            assert (row["as_of_date"], row["horizon_end"]) == (D, end)
+            assert (row["outcome_tier_rank"], row["outcome_tier"]) == (rank, spec.aggregates.rule.names[rank])
+            assert row["horizon_end"] == end
 
 
 @pytest.mark.parametrize(("offset", "value"), [(-1, 0), (0, 7), (HORIZON - 1, 7), (HORIZON, 0)])
-def test_outcome_window_edges_one_day_either_side(spark: SparkSession, offset: int, value: int) -> None:
-    spec = specs(RULES["any of spend and purchases"]).aggregates
+def test_outcome_window_edges_one_day_either_side(spark: SparkSession, tmp_path: Path, offset: int, value: int) -> None:
     events = [ref.event("ann", "old", -100, "visit", None), ref.event("ann", "x", offset, amount="7")]
-    days = user_days(events_frame(spark, events), spec)
-    (row,) = shell.outcomes(days, D, HORIZON, spec, "event_time", 1).collect()
+    files = Files(spark, tmp_path, events, specs(RULES["any of spend and purchases"]))
+    (((row,),)) = files.built((OUTCOMES, D))
     assert row["outcome_value"] == value
 
 
-def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession) -> None:
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_bad_input_a_file_that_is_missing_or_damaged_is_named(spark: SparkSession, tmp_path: Path, damage: str) -> None:
+    files = Files(spark, tmp_path, some_events(7, 40), specs(RULES["any of spend and purchases"]))
+    victim = Path(files.events[0].uri)
+    content = victim.read_bytes()
+    victim.unlink()
+    if damage != "missing":
+        victim.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(PySparkException) as caught:
+        shell.build(spark, files.plan((SEQUENCES, D)), 10**6)
+    told = failure_in_words(caught.value)
+    assert isinstance(told, StorageError)
+    assert victim.name in str(told)
+    assert "missing or damaged" in str(told)
+
+
+def test_ranges_hold_every_id_once_whatever_it_is() -> None:
+    ids = ["", "0", "00", "0fff", "1", "1000", "7fffz", "8", "ffff", "zoë", "🦊", "A"]
+    for count in (1, 2, 16, 1024):
+        for one in ids:
+            holders = [r for r in user_ranges(count) if r.holds(pa.array([one]))[0]]
+            assert len(holders) == 1
+            assert holders[0].overlaps(one, one)
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_once", "count"),
+    [(0, 4, 1), (20_000, 4, 1), (20_001, 4, 2), (10**6, 4, 4), (10**6, 3, 4), (10**7, 2, 16)],
+)
+def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
+    assert shell.ranges_needed(rows, 10**6, at_once) == count
+
+
+def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession, tmp_path: Path) -> None:
     """Buckets, their column and the kernels' own columns stay out of the way of attributes."""
     rule = RULES["any of spend and purchases"]
     names = ["bucket", "length", "day", "spend", "truncated", "arrival_date"]
@@ -191,57 +297,37 @@ def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession) -> None
     spec = SequenceSpec(
         type(plain).from_dict({**plain.to_dict(), "categorical": ["event_type", *names]}), ref.aggregate_spec(rule)
     )
-    events = [ref.event("ann", "1", -3), ref.event("bob", "2", -2)]
-    frame = events_frame(spark, events)
-    for name in names:
-        frame = frame.withColumn(name, frame["event_id"])
-    found = sequences(frame, spec, 1, len(events))
-    assert [[r[f"seq_{n}"] for n in names] for r in found] == [[["1"]] * len(names), [["2"]] * len(names)]
+    table = tables.events({**dict.fromkeys(names, "categorical"), "shop": "categorical", "points": "numeric"})
+    rows = [{**r, **dict.fromkeys(names, r["event_id"])} for r in event_rows([ref.event("ann", "1", -3)])]
+    files = Files(spark, tmp_path, [ref.event("ann", "1", -3)], spec)
+    written = pa.Table.from_pylist(rows, table.arrow_schema)
+    files.events = [files.file("named", "event_date", rows[0]["event_date"], written)]
+    (((row,),)) = files.built((SEQUENCES, D))
+    assert [row[f"seq_{n}"] for n in names] == [["1"]] * len(names)
 
 
 @pytest.mark.parametrize(
     ("first", "message"), [(None, "no events yet"), (0, "before all data"), (1, "before all data")]
 )
-def test_bad_input_as_of_before_all_data(spark: SparkSession, first: int | None, message: str) -> None:
-    days = [] if first is None else [(D + dt.timedelta(days=first),)]
+def test_bad_input_as_of_before_all_data(first: int | None, message: str) -> None:
+    days = [] if first is None else [TableFile("a", D + dt.timedelta(days=first), 1, None, None)]
     with pytest.raises(DateError, match=message):
-        shell.check_known(spark.createDataFrame(days, "day DATE"), D)
+        shell.check_known(days, D)
 
 
-def test_as_of_on_the_day_after_the_first_event_is_answered(spark: SparkSession) -> None:
-    shell.check_known(spark.createDataFrame([(D - dt.timedelta(days=1),)], "day DATE"), D)
+def test_as_of_on_the_day_after_the_first_event_is_answered() -> None:
+    shell.check_known([TableFile("a", D - dt.timedelta(days=1), 1, None, None)], D)
 
 
-# ---- the cut before the shuffle, without Spark ----------------------------------------------------------------------
-
-
-def batches(users: Sequence[int], size: int) -> Iterator[pa.RecordBatch]:
-    rows = [ref.event(f"u{u}", f"e{n}", -1, us=n % 7) for n, u in enumerate(users)]
-    yield from ref.events_table(rows).to_batches(max_chunksize=size)
-
-
-@settings(deadline=None, max_examples=60)
-@given(users=st.lists(st.integers(0, 5), min_size=1, max_size=80), size=st.integers(1, 30), fold=st.integers(1, 40))
-def test_invariant_6_cut_before_the_shuffle_loses_nothing_that_counts(users: list[int], size: int, fold: int) -> None:
-    contract = specs(RULES["any of spend and purchases"]).contract
-    whole = cut_to_last(pa.Table.from_batches(list(batches(users, size))), LENGTH)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shell, "_FOLD_ROWS", fold)
-        parts = list(shell._map_side_cut(contract)(batches(users, size)))
-    assert cut_to_last(pa.Table.from_batches(parts), LENGTH).equals(whole)
-
-
-def test_invariant_6_a_million_events_of_one_user_leave_a_task_as_l(monkeypatch: pytest.MonkeyPatch) -> None:
-    contract = specs(RULES["any of spend and purchases"]).contract
-    monkeypatch.setattr(shell, "_FOLD_ROWS", 1000)
-    batch = next(batches([0] * 500, 500))
-    parts = list(shell._map_side_cut(contract)(batch for _ in range(2000)))
-    assert sum(p.num_rows for p in parts) == LENGTH
-
-
-def test_cut_before_the_shuffle_of_no_batches_yields_none() -> None:
-    contract = specs(RULES["any of spend and purchases"]).contract
-    assert list(shell._map_side_cut(contract)(iter([]))) == []
+def test_invariant_6_a_bot_costs_a_range_l_events_of_each_file(spark: SparkSession, tmp_path: Path) -> None:
+    spec = specs(RULES["any of spend and purchases"])
+    events = [ref.event("bot", f"e{n:05d}", -1 - n % 3, amount="1", us=n) for n in range(3000)]
+    files = Files(spark, tmp_path, [*events, ref.event("ann", "a", -2)], spec)
+    reader = shell.EventReader(files.plan((SEQUENCES, D)), user_ranges(1)[0])
+    assert sum(run.num_rows for run in reader.runs) == 3 * LENGTH + 1
+    (((_, bot),)) = files.built((SEQUENCES, D))
+    assert (bot["total_events"], bot["length"], bot["truncated"]) == (3000, LENGTH, True)
+    assert bot["seq_age"] == [ref.age_seconds(e, D) for e in ref.last_of(events, "bot", D, LENGTH)]
 
 
 def test_every_aggregate_is_compared() -> None:

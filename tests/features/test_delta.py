@@ -16,6 +16,7 @@ from pyspark.sql import functions as f
 from features import delta, tables
 from features.aggregates import aggregate_columns
 from features.errors import ConcurrentWriteError
+from features.table_files import active_files, fingerprint, inputs_before
 from tests.kernel.reference import aggregate_spec, contract_for
 
 DATE, NEXT = dt.date(2024, 3, 1), dt.date(2024, 3, 2)
@@ -186,18 +187,19 @@ def test_bad_input_two_appends_at_the_same_moment_one_commits_and_one_says_so(sp
 
 
 def test_notes_are_those_of_the_newest_commit_that_has_one(spark: SparkSession, uri: str) -> None:
-    assert delta.last_note(spark, uri, "built_from") is None
+    assert delta.last_note(uri, "built_from") is None
     rows = outcomes(spark, 1).withColumn("inputs_id", f.lit("i"))
     delta.commit(rows, uri, tables.OUTCOMES, "a", 0, notes={"built_from": 7})
     delta.commit(rows, uri, tables.OUTCOMES, "b", 1, notes={"built_from": 8, "colour": "red"})
     delta.commit(rows, uri, tables.OUTCOMES, "c", 2)
-    assert (delta.last_note(spark, uri, "built_from"), delta.last_note(spark, uri, "colour")) == ("8", "red")
-    assert delta.last_note(spark, uri, "none") is None
+    assert (delta.last_note(uri, "built_from"), delta.last_note(uri, "colour")) == ("8", "red")
+    assert delta.last_note(uri, "none") is None
 
 
 def test_inputs_follow_the_files_before_a_date_and_nothing_later(spark: SparkSession, uri: str) -> None:
-    def inputs(*parts: object) -> str:
-        return delta.inputs_before(spark, uri, delta.version(spark, uri), NEXT, *parts)
+    def inputs(*parts: object, at: int | None = None) -> str:
+        files = active_files(uri, delta.version(spark, uri) if at is None else at)
+        return inputs_before(files, NEXT, *parts)
 
     empty = inputs("a")
     write(outcomes(spark, 1), uri, "a", 0)
@@ -209,16 +211,16 @@ def test_inputs_follow_the_files_before_a_date_and_nothing_later(spark: SparkSes
     assert inputs("a") == first  # a file of the date itself does not count
     write(outcomes(spark, 2), uri, "c", 2)
     assert inputs("a") != first
-    assert delta.inputs_before(spark, uri, 2, NEXT, "a") == first  # an old version has the inputs that it had
-    assert set(delta.files_by_date(spark, uri).values()) == {DATE, NEXT}
-    assert set(delta.files_by_date(spark, uri, 1).values()) == {DATE}
+    assert inputs("a", at=2) == first  # an old version has the inputs that it had
+    assert {f.date for f in active_files(uri, 3)} == {DATE, NEXT}
+    assert {(f.date, f.rows, f.first) for f in active_files(uri, 1)} == {(DATE, 1, "user0"), (DATE, 2, "user1")}
 
 
 def test_fingerprint_is_the_same_in_every_process() -> None:
     canonical = b'["2024-03-01", ["a"], {"x": null, "y": 1}]'
-    assert delta.fingerprint(DATE, ["a"], {"y": 1, "x": None}) == hashlib.sha256(canonical).hexdigest()[:16]
-    assert delta.fingerprint("a", "b") != delta.fingerprint(["a", "b"])
-    assert delta.fingerprint(["ab"]) != delta.fingerprint(["a", "b"])
+    assert fingerprint(DATE, ["a"], {"y": 1, "x": None}) == hashlib.sha256(canonical).hexdigest()[:16]
+    assert fingerprint("a", "b") != fingerprint(["a", "b"])
+    assert fingerprint(["ab"]) != fingerprint(["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_contract_follows_what_rows_depend_on_and_nothing_else(tmp_path: Path) -
         "tiers.levels=[{name: low}, {name: top, from: {spend: 50}}]",
     ):
         assert loaded(tmp_path, changed).contract.id != plain.id, changed
-    for unchanged in ("sequence.events_per_bucket=9", "training.epochs=3", "storage.root=elsewhere"):
+    for unchanged in ("sequence.rows_per_range=9", "training.epochs=3", "storage.root=elsewhere"):
         assert loaded(tmp_path, unchanged).contract.id == plain.id, unchanged
 
 

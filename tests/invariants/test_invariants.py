@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from features import delta
-from jobs import build_outcomes, build_sequences
+from features.as_of import SEQUENCES
+from jobs import build_outcomes, passes
 from tests.end_to_end.programme import KEY
 from tests.invariants.events import AS_OF, LENGTH, MIDNIGHT, Store, event, some_events
 
@@ -90,7 +91,7 @@ def test_invariant_3_arrangement_never_changes_the_output(spark: SparkSession, t
     plain.ingest(rows)
     plain.build(AS_OF)
     arranged.ingest(shuffled, files=7)
-    arranged.build(AS_OF, overrides=["sequence.events_per_bucket=20"])  # six buckets in place of one
+    arranged.build(AS_OF, overrides=["sequence.rows_per_range=20"])  # eight ranges in place of one
     assert arranged.rows("sequences", AS_OF) == plain.rows("sequences", AS_OF)
 
 
@@ -168,10 +169,9 @@ def test_bad_input_an_ingest_in_the_middle_of_a_build_is_seen_by_the_next(spark:
     store, undisturbed = Store(spark, tmp_path / "store"), Store(spark, tmp_path / "undisturbed")
     store.ingest(rows[::2])
     job = store.job(AS_OF)
-    pinned = build_sequences.update_user_days(job)
+    pinned = passes.update_user_days(job)
     store.ingest(rows[1::2])
-    with job.run("build_sequences", AS_OF) as record:
-        build_sequences.build_sequences(job, record, pinned, AS_OF)
+    passes.write(job, pinned, [(SEQUENCES, AS_OF)])
     assert sum(r["total_events"] for r in store.rows("sequences", AS_OF)) == len(rows[::2])
     undisturbed.ingest(rows)
     for each in (store, undisturbed):

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from features.aggregates import AggregateSpec, aggregate_columns, count_column, kernel_day_columns
 from features.contract import Contract
-from features.sequences import SequenceSpec
+from features.histories import DayHistory, UserEvents
+from features.sequences import SequenceSpec, build_sequences
 from features.tiers import TierRule
 
 Event = dict[str, Any]
@@ -148,6 +149,13 @@ def days_table(events: Iterable[Event]) -> pa.Table:
 
 def kernel_inputs(events: Sequence[Event]) -> tuple[pa.Table, pa.Table]:
     return events_table(events), days_table(events)
+
+
+def sequence_rows(events: pa.Table, days: pa.Table, as_of: dt.date, spec: SequenceSpec) -> pa.Table:
+    """The kernel over one run of events and one of days."""
+    contract = spec.contract
+    merged = UserEvents.from_runs([events], contract.numeric, contract.categorical)
+    return build_sequences(merged, DayHistory.from_runs([days]), as_of, spec)
 
 
 # ---- tiers ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.aggregates import AggregateSpec, UserDays, aggregate, aggregate_columns
+from features.aggregates import AggregateSpec, aggregate, aggregate_columns, measures
+from features.histories import UserDays
 from features.tiers import TierRule
 from tests.kernel import reference as ref
 from tests.kernel.reference import D, Event, event
@@ -137,10 +138,10 @@ def test_sums_of_huge_amounts_are_exact_integers() -> None:
     events = [event("ann", str(i), -1 - i, amount="9007199254.740993") for i in range(3)]
     rule = ref.simple_rule(thresholds={"spend": (3 * (2**53 + 1), 3 * (2**53 + 1) + 1)})
     spec = ref.aggregate_spec(rule)
-    measures = UserDays.from_table(ref.days_table(events), D).measures(spec)
-    assert measures["spend"].dtype == np.int64
-    assert measures["spend"].tolist() == [3 * (2**53 + 1)]
-    assert rule.rank(measures).tolist() == [1]
+    found = measures(UserDays.from_table(ref.days_table(events), D), spec)
+    assert found["spend"].dtype == np.int64
+    assert found["spend"].tolist() == [3 * (2**53 + 1)]
+    assert rule.rank(found).tolist() == [1]
 
 
 def test_no_days_at_all_give_no_rows() -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import DateError, UserError
+from features.histories import DayHistory
 from features.outcomes import check_horizon_passed, horizon_end, outcome_rows
 from features.tiers import TierRule
 from tests.kernel import reference as ref
@@ -30,7 +31,8 @@ def outcomes(events: list[Event], users: list[str], rule: TierRule | None = None
     order = list(range(days.num_rows))
     random.Random(seed).shuffle(order)
     spec = ref.aggregate_spec(rule)
-    return outcome_rows(pa.array(users, pa.string()), days.take(pa.array(order, pa.int64())), D, END, spec)
+    history = DayHistory.from_runs([days.take(pa.array(order, pa.int64()))])
+    return outcome_rows(pa.array(sorted(users), pa.string()), history, D, (END - D).days, spec)
 
 
 def only_row(events: list[Event], rule: TierRule | None = None) -> dict[str, Any]:

@@ -15,14 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.contract import AGE
-from features.sequences import (
-    TOTAL_ORDER,
-    SequenceSpec,
-    build_sequences,
-    cut_to_last,
-    last_events,
-    micros_to_decimal,
-)
+from features.histories import UserEvents, cut_run, decimal_steps
+from features.sequences import SequenceSpec, arrays, micros_to_decimal
 from features.tiers import TierRule
 from tests.kernel import reference as ref
 from tests.kernel.reference import DAY_US, D, Event, event
@@ -37,7 +31,7 @@ def shuffled(table: pa.Table, seed: int) -> pa.Table:
 
 
 def built(events: list[Event], spec: SequenceSpec | None = None) -> pa.Table:
-    return build_sequences(*ref.kernel_inputs(events), D, spec or ref.sequence_spec())
+    return ref.sequence_rows(*ref.kernel_inputs(events), D, spec or ref.sequence_spec())
 
 
 def only_row(events: list[Event], spec: SequenceSpec | None = None) -> dict[str, Any]:
@@ -62,7 +56,7 @@ def check_arrays(row: dict[str, Any], wanted: list[Event]) -> None:
 def test_build_sequences_matches_the_reference(events: list[Event], rule: TierRule, length: int, seed: int) -> None:
     spec = ref.sequence_spec(rule, length)
     inputs = (shuffled(table, seed) for table in ref.kernel_inputs(events))
-    rows = build_sequences(*inputs, D, spec).to_pylist()
+    rows = ref.sequence_rows(*inputs, D, spec).to_pylist()
     assert [row["user_id"] for row in rows] == ref.users_before(events, D)
     for row in rows:
         own = [e for e in events if e["user_id"] == row["user_id"]]
@@ -83,14 +77,54 @@ def test_build_sequences_matches_the_reference(events: list[Event], rule: TierRu
         ref.check_aggregates(row, ref.aggregates_of(spec.aggregates, own, D))
 
 
-@settings(deadline=None, max_examples=40)
-@given(ref.members(), LENGTHS)
-def test_last_events_match_the_reference(events: list[Event], length: int) -> None:
-    contract = ref.sequence_spec(length=length).contract
-    rows = last_events(ref.events_table(events), D, contract).to_pylist()
-    assert [row["user_id"] for row in rows] == ref.users_before(events, D)
-    for row in rows:
-        check_arrays(row, ref.last_of(events, row["user_id"], D, length))
+CHANNELS = (("amount",), ("event_type", "shop"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(ref.members(), LENGTHS, st.integers(0, 1000), st.booleans())
+def test_invariant_3_merged_runs_equal_the_reference_at_any_date(
+    events: list[Event], length: int, seed: int, ordered: bool
+) -> None:
+    """Runs with late events among them; ids are read only of ties over runs where each run is in order."""
+    contract, chance = ref.sequence_spec(length=length).contract, random.Random(seed)
+    parts: list[list[Event]] = [[] for _ in range(4)]
+    for e in events:
+        parts[chance.randrange(4)].append(e)
+    runs = [ref.events_table(sorted(p, key=total_order) if ordered else p) for p in parts]
+    ids = (lambda k: runs[k]["event_id"]) if ordered else None
+    merged = UserEvents.from_runs(runs, *CHANNELS, ids)
+    for as_of in (D - dt.timedelta(days=3), D):
+        cut = merged.last(as_of, length)
+        assert cut.users.to_pylist() == ref.users_before(events, as_of)
+        found = {name: column.to_pylist() for name, column in arrays(merged, cut, contract).items()}
+        for i, user in enumerate(cut.users.to_pylist()):
+            wanted = ref.last_of(events, user, as_of, length)
+            assert found[AGE][i] == [ref.age_seconds(e, as_of) for e in wanted]
+            assert found["seq_shop"][i] == [e["shop"] for e in wanted]
+
+
+def total_order(e: Event) -> tuple[str, int, str]:
+    return e["user_id"], e["event_time"], e["event_id"]
+
+
+@pytest.mark.parametrize("users", [65_535, 65_536, 65_537, 140_000])
+def test_users_beyond_16_bits_are_sorted_too(users: int) -> None:
+    ids = [f"{n:06d}" for n in range(users)]
+    random.Random(1).shuffle(ids)
+    table = pa.table(
+        {
+            "user_id": ids,
+            "event_id": ids,
+            "event_time": pa.array([0] * users, pa.timestamp("us", "UTC")),
+            "amount": pa.array([float(u) for u in ids]),
+            "event_type": ["visit"] * users,
+            "shop": ids,
+        }
+    )
+    merged = UserEvents.from_runs([table], *CHANNELS)
+    cut = merged.last(D, 1)
+    assert cut.users.to_pylist() == sorted(ids)
+    assert merged.categories["shop"].take(cut.rows).to_pylist() == sorted(ids)
 
 
 @settings(deadline=None, max_examples=30)
@@ -114,8 +148,8 @@ def test_invariant_1_one_microsecond_either_side_of_the_as_of_instant(us: int, k
 def test_invariant_3_order_of_the_input_changes_nothing(events: list[Event], length: int, seed: int) -> None:
     spec = ref.sequence_spec(length=length)
     found, days = ref.kernel_inputs(events)
-    again = build_sequences(shuffled(found, seed), shuffled(days, seed + 1), D, spec)
-    assert again.equals(build_sequences(found, days, D, spec))
+    again = ref.sequence_rows(shuffled(found, seed), shuffled(days, seed + 1), D, spec)
+    assert again.equals(ref.sequence_rows(found, days, D, spec))
 
 
 def test_invariant_3_chunks_of_the_input_change_nothing() -> None:
@@ -123,7 +157,7 @@ def test_invariant_3_chunks_of_the_input_change_nothing() -> None:
     whole = built(events)
     parts = [ref.kernel_inputs(events[i : i + 2]) for i in range(0, len(events), 2)]
     chunked = (pa.concat_tables(tables) for tables in zip(*parts, strict=True))
-    assert build_sequences(*chunked, D, ref.sequence_spec()).equals(whole)
+    assert ref.sequence_rows(*chunked, D, ref.sequence_spec()).equals(whole)
 
 
 def test_invariant_3_ties_in_time_are_broken_by_event_id() -> None:
@@ -141,34 +175,20 @@ def test_length_edges(extra: int) -> None:
     assert row["seq_amount"] == [float(i) for i in range(length + extra)][-length:]
 
 
-def cut(table: pa.Table, length: int) -> list[dict[str, Any]]:
-    return cut_to_last(table, length).to_pylist()
-
-
 @settings(deadline=None, max_examples=60)
-@given(ref.members(), LENGTHS, st.integers(0, 30), st.integers(0, 1000))
-def test_invariant_6_cutting_parts_and_then_the_whole_equals_cutting_once(
-    events: list[Event], length: int, at: int, seed: int
-) -> None:
-    whole = ref.events_table(events)
-    once = cut(whole, length)
-    assert cut(cut_to_last(whole, length), length) == once
-    mixed = shuffled(whole, seed)
-    parts = [cut_to_last(part, length) for part in (mixed.slice(0, at), mixed.slice(at))]
-    assert cut(pa.concat_tables(parts), length) == once
-    wanted: list[str] = []
-    for user in sorted({e["user_id"] for e in events}):
-        wanted += [e["event_id"] for e in ref.last_of(events, user, dt.date(2030, 1, 1), length)]
-    assert [row["event_id"] for row in once] == wanted
-
-
-@settings(deadline=None, max_examples=20)
-@given(ref.members(), LENGTHS)
-def test_invariant_6_sequences_of_events_cut_before_equal_those_of_all(events: list[Event], length: int) -> None:
-    past = [e for e in events if e["event_time"] < ref.midnight(D)]
+@given(ref.members(), LENGTHS, st.integers(0, 3))
+def test_invariant_6_runs_cut_before_merging_give_the_same(events: list[Event], length: int, parts: int) -> None:
     spec = ref.sequence_spec(length=length)
-    found, days = ref.kernel_inputs(past)
-    assert build_sequences(cut_to_last(found, length), days, D, spec).equals(build_sequences(found, days, D, spec))
+    past = sorted((e for e in events if e["event_time"] < ref.midnight(D)), key=total_order)
+    runs = [ref.events_table(past[n :: parts + 1]) for n in range(parts + 1)]
+    cut = [cut_run(run, length) for run in runs]
+    for whole, short in zip(runs, cut, strict=True):
+        users = whole["user_id"].to_pylist()
+        wanted = {u: min(users.count(u), length) for u in users}
+        assert {u: short["user_id"].to_pylist().count(u) for u in users} == wanted
+    days = ref.days_table(past)
+    once = ref.sequence_rows(ref.events_table(past), days, D, spec)
+    assert ref.sequence_rows(pa.concat_tables(cut), days, D, spec).equals(once)
 
 
 def test_invariant_6_a_user_of_100000_events_in_one_day_beside_a_small_one() -> None:
@@ -191,7 +211,7 @@ def test_invariant_6_a_user_of_100000_events_in_one_day_beside_a_small_one() -> 
     small, small_days = ref.kernel_inputs([event("small", "s", -3)])
     days = pa.concat_tables([small_days, pa.Table.from_pylist([one], small_days.schema)])
     spec = ref.sequence_spec(length=64)
-    big, little = build_sequences(pa.concat_tables([heavy, small]), days, D, spec).to_pylist()
+    big, little = ref.sequence_rows(pa.concat_tables([heavy, small]), days, D, spec).to_pylist()
     assert (big["user_id"], big["length"], big["total_events"], big["truncated"]) == ("heavy", 64, n, True)
     assert big[AGE] == [(ref.midnight(D) - t) // 1_000_000 for t in times[-64:]]
     assert (big["spend_7d"], big["active_days_7d"], big["purchase_7d"]) == (n, 1, n)
@@ -224,7 +244,7 @@ def test_null_amounts_and_categories_stay_null() -> None:
 def test_nothing_but_nulls_keeps_the_types() -> None:
     table = built([event("ann", "1", -2, "visit", None, shop=None)])
     assert table.schema.field("seq_amount").type.value_type == pa.float32()
-    assert table.schema.field("seq_shop").type.value_type == pa.string()
+    assert table.schema.field("seq_shop").type.value_type == pa.dictionary(pa.int32(), pa.string())
 
 
 def test_emoji_ids_and_attributes() -> None:
@@ -246,7 +266,7 @@ def test_events_of_1970(us: int) -> None:
 def test_as_of_1970() -> None:
     as_of = dt.date(1970, 1, 1)
     events = [{**event("ann", str(i), 0), "event_time": us} for i, us in enumerate((-DAY_US, -1, 0))]
-    (row,) = build_sequences(*ref.kernel_inputs(events), as_of, ref.sequence_spec()).to_pylist()
+    (row,) = ref.sequence_rows(*ref.kernel_inputs(events), as_of, ref.sequence_spec()).to_pylist()
     assert row[AGE] == [86_400, 0]
     assert row["total_events"] == 2
 
@@ -258,12 +278,12 @@ def test_bad_input_users_of_events_and_days_differ(side: str, others: list[str])
     other = [event(user, str(i), -2) for i, user in enumerate(others)]
     events, days = (both, other) if side == "days" else (other, both)
     with pytest.raises(ValueError, match=f"as of {D} the events have .* rebuild user_days"):
-        build_sequences(ref.events_table(events), ref.days_table(days), D, ref.sequence_spec())
+        ref.sequence_rows(ref.events_table(events), ref.days_table(days), D, ref.sequence_spec())
 
 
 def test_bad_input_a_user_known_only_after_as_of_on_one_side_is_no_difference() -> None:
     events = [event("ann", "1", -2)]
-    found = build_sequences(
+    found = ref.sequence_rows(
         ref.events_table([*events, event("bob", "2", 0)]), ref.days_table(events), D, ref.sequence_spec()
     )
     assert found.equals(built(events))
@@ -292,10 +312,6 @@ def test_columns_and_their_types() -> None:
     assert {schema.field(a).type for a in spec.contract.aggregates} == {pa.float64()}
 
 
-def test_total_order_ends_in_the_unique_event_id() -> None:
-    assert [column for column, _ in TOTAL_ORDER] == ["user_id", "event_time", "event_id"]
-
-
 MICROS_64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from((-(2**63), -1, 0, 1, 2**53 + 1, 2**63 - 1)))
 
 
@@ -308,3 +324,12 @@ def test_micros_to_decimal_is_exact(values: list[tuple[int, bool]]) -> None:
     found.validate(full=True)
     assert found.type == pa.decimal128(28, 6)
     assert found.to_pylist() == [None if m else Decimal(v).scaleb(-6) for v, m in values]
+    assert decimal_steps(found.fill_null(0)).tolist() == [0 if m else v for v, m in values]
+    assert decimal_steps(found).tolist() == [0 if m else v for v, m in values]
+    assert decimal_steps(found.slice(1)).tolist() == [0 if m else v for v, m in values][1:]
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
+def test_bad_input_decimals_beyond_int64_are_refused(value: int) -> None:
+    with pytest.raises(OverflowError, match="does not fit"):
+        decimal_steps(pa.array([Decimal(value).scaleb(-6)], pa.decimal128(28, 6)))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features import uri
 from features.errors import BundleError, DateError, StorageError
 from tests.training.training_examples import CONTRACT, SMALL, example_rows
-from training import bundle, uri
+from training import bundle
 from training.bundle import LATEST, MODEL_FILE, Manifest, check_fits, check_no_overlap, read_manifest, write_bundle
 from training.settings import ModelSettings
 from training.statistics import Statistics

@@ -25,11 +25,12 @@ from training.spark_scoring import (
     predictor_of_worker,
     register_scoring_udf,
     score,
+    width_ladder,
 )
 from training.statistics import Statistics
 from training.tensors import input_schema
 
-SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16)
+SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16, padding=0.15)
 ROWS = example_rows(130, 3)
 DATE = dt.date(2025, 3, 1)
 TIERS = CONTRACT.tiers
@@ -122,7 +123,7 @@ def test_probabilities_add_up(scores: DataFrame) -> None:
 def test_the_arrangement_changes_no_score(sequences: DataFrame, models: str, manifest: Manifest) -> None:
     """Invariant 3, bit for bit: other partitions, other batches, other neighbours."""
     first = score(sequences.coalesce(1), manifest, models, SCORING).toArrow().sort_by("user_id")
-    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16)
+    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16, padding=0.15)
     shuffled = sequences.orderBy(f.xxhash64("user_id")).repartition(3)
     assert score(shuffled, manifest, models, other).toArrow().sort_by("user_id").equals(first)
 
@@ -130,7 +131,7 @@ def test_the_arrangement_changes_no_score(sequences: DataFrame, models: str, man
 @pytest.mark.parametrize("name", ["hybrid", "cnn", "lstm"])
 def test_a_row_alone_scores_as_among_others(tmp_path: Path, name: str) -> None:
     manifest = _bundle(str(tmp_path), name)
-    predict = Predictor(bundle.load_model(str(tmp_path), manifest), manifest, 16)
+    predict = Predictor(bundle.load_model(str(tmp_path), manifest), manifest, SCORING)
     rows = ROWS.select(input_schema(CONTRACT).names)
     together = predict(rows)
     alone = np.concatenate([predict(rows.slice(i, 1)) for i in range(0, rows.num_rows, 9)])
@@ -179,11 +180,23 @@ def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -
 
 
 def test_a_worker_loads_a_bundle_once(models: str, manifest: Manifest) -> None:
-    first = predictor_of_worker(models, manifest.version, 16)
-    assert predictor_of_worker(models, manifest.version, 16) is first
+    first = predictor_of_worker(models, manifest.version, SCORING)
+    assert predictor_of_worker(models, manifest.version, SCORING) is first
 
 
 def test_the_udf_runs_once_per_row(scores: DataFrame, sequences: DataFrame, models: str, manifest: Manifest) -> None:
     """Eleven columns follow from the probabilities; Spark must not evaluate the network for each."""
     frame = score(sequences, manifest, models, SCORING)
     assert frame._jdf.queryExecution().executedPlan().toString().count("ArrowEvalPython") == 1
+
+
+@pytest.mark.parametrize("padding", [0, 0.15, 0.5])
+@pytest.mark.parametrize("width", [1, 2, 96, 128])
+def test_ladder_of_widths_bounds_the_padding(padding: float, width: int) -> None:
+    ladder = width_ladder(width, padding)
+    assert ladder[-1] == width
+    lengths = np.arange(1, width + 1)
+    padded = ladder[np.searchsorted(ladder, lengths)]
+    assert (padded >= lengths).all()
+    assert ((padded - lengths) / padded <= padding + 1e-9).all()
+    assert len(ladder) <= (width if padding < 0.15 else 40)

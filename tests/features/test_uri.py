@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from features import uri
 from features.errors import StorageError
-from training import uri
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])

@@ -57,6 +57,24 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 @contextmanager
+def opened(uri: str) -> Iterator[pa.NativeFile]:
+    """A file open for reading at any place."""
+    system, path = locate(uri)
+    with system.open_input_file(path) as file:
+        yield file
+
+
+@contextmanager
+def created(uri: str) -> Iterator[pa.NativeFile]:
+    """A new file under a name that nobody else knows yet, so it needs no temporary one."""
+    system, path = locate(uri)
+    with _named(uri):
+        system.create_dir(posixpath.dirname(path), recursive=True)
+        with system.open_output_stream(path) as file:
+            yield file
+
+
+@contextmanager
 def writing(uri: str) -> Iterator[pa.NativeFile]:
     """A file open for writing that appears under `uri` when the block ends well, and leaves nothing otherwise."""
     system, path = locate(uri)

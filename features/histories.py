@@ -1,0 +1,453 @@
+"""Histories of a range of users, merged from runs: sorted once, cut at any as-of date. Pure numpy and Arrow, no Spark.
+
+A run is a table of events or of rollup days, most often one file. Runs come in the order of their days and most are
+sorted inside, so that merging them is a stable radix sort by user; only users whose runs overlap in time are sorted by
+more. Times are int64 microseconds since 1970, days int64 days since 1970.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.tiers import MICROS, Ints
+
+Array = npt.NDArray[Any]
+DAY_MICROS = 86_400_000_000
+EPOCH = dt.date(1970, 1, 1)
+NEVER = np.iinfo(np.int64).min
+"""Stands for a time that is not there."""
+
+_RADIX = 1 << 16  # numpy sorts 16-bit integers by radix, several times faster than wider ones
+
+
+def midnight(as_of: dt.date) -> int:
+    """The as-of instant in microseconds."""
+    return day_number(as_of) * DAY_MICROS
+
+
+def day_number(date: dt.date) -> int:
+    """Days since 1970."""
+    return (date - EPOCH).days
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The last events of each user before a date: `users` [n], `lengths` [n], `rows` [m] user by user, oldest first.
+
+    `rows` are places in the event columns, `ages` [m] whole seconds from each event to the as-of instant.
+    """
+
+    users: pa.Array
+    lengths: Ints
+    rows: Ints
+    ages: Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """A categorical column: `codes` [m] int32 places in `values`, which ascend; -1 where there is no value."""
+
+    codes: Array
+    values: pa.Array
+
+    def take(self, rows: Ints) -> pa.DictionaryArray:
+        """The entries at `rows`, with a dictionary of just the values that they have."""
+        codes, values = self.codes[rows], self.values
+        used = np.bincount(codes + 1, minlength=len(values) + 1)[1:] > 0
+        if not used.all():
+            codes = np.append(np.cumsum(used) - 1, -1).astype(np.int32)[codes]
+            values = values.filter(pa.array(used))
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
+
+
+@dataclasses.dataclass(frozen=True)
+class UserEvents:
+    """Events of a range of users in the total order: user, time, event id.
+
+    Attributes:
+        users: [n] ids, ascending.
+        offsets: [n + 1] where each user's events begin in `rows`.
+        rows: [m] place of each event in the columns, in the total order.
+        micros: [m] times, in the total order.
+        numbers: float32 columns [m], NaN where there is no value.
+        categories: categorical columns [m].
+    """
+
+    users: pa.Array
+    offsets: Ints
+    rows: Ints
+    micros: Ints
+    numbers: dict[str, Array]
+    categories: dict[str, Categories]
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[pa.Table],
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        ids_of_run: Callable[[int], pa.Array] | None = None,
+    ) -> UserEvents:
+        """Merge runs of `user_id`, `event_time` and the channels.
+
+        Args:
+            runs: at least one table, all of the same columns.
+            numeric: channels to keep as numbers.
+            categorical: channels to keep as categories.
+            ids_of_run: gives a run's event ids by its place in `runs`, and promises that every run is in the total
+                order by itself: ids are then read only where events of one instant lie in several runs. None: the
+                runs hold `event_id`, in any order.
+        """
+        table = pa.concat_tables(runs)
+        users, codes = _codes(table["user_id"])
+        micros = _integers(table["event_time"], NEVER)
+        rows = _stable_order(codes, len(users))
+        codes, times = codes[rows], micros[rows]
+        _sort_by_time(rows, codes, times, len(users))
+        run = np.repeat(np.arange(len(runs)), [r.num_rows for r in runs])
+        _break_ties(rows, codes, times, run, ids_of_run or (lambda k: runs[k]["event_id"]), ids_of_run is not None)
+        return cls(
+            users,
+            _offsets(codes, len(users)),
+            rows,
+            times,
+            {c: _floats(table[c]) for c in numeric},
+            {c: _categories(table[c]) for c in categorical},
+        )
+
+    def last(self, as_of: dt.date, length: int) -> Cut:
+        """The last `length` events of each user before `as_of`; users without any are left out."""
+        instant = midnight(as_of)
+        before = np.concatenate([[0], np.cumsum(self.micros < instant)])
+        counts = before[self.offsets[1:]] - before[self.offsets[:-1]]
+        known = np.flatnonzero(counts)
+        kept = np.minimum(counts[known], length)
+        places = ranges(self.offsets[:-1][known] + counts[known] - kept, kept)
+        users = self.users if len(known) == len(self.users) else self.users.take(pa.array(known))
+        return Cut(users, kept, self.rows[places], (instant - self.micros[places]) // 1_000_000)
+
+
+def cut_run(run: pa.Table, length: int) -> pa.Table:
+    """A run without the events that `length` later ones of the same user and run follow.
+
+    Only for runs that are in the total order and lie wholly before or wholly after each as-of date.
+    """
+    if run.num_rows <= length:
+        return run
+    codes = run["user_id"].combine_chunks()
+    codes = codes.indices if isinstance(codes, pa.DictionaryArray) else codes
+    if isinstance(codes, pa.Array) and not len(codes):
+        return run
+    starts = np.flatnonzero(np.concatenate([[True], _changed(codes)]))
+    ends = np.append(starts[1:], run.num_rows)
+    if (ends - starts).max() <= length:
+        return run
+    kept = np.minimum(ends - starts, length)
+    return run.take(pa.array(ranges(ends - kept, kept)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DayHistory:
+    """Rollup days of a range of users, by user and day, each user's day once.
+
+    Attributes:
+        users: [n] ids, ascending.
+        offsets: [n + 1] where each user's days begin.
+        day: [m] days since 1970.
+        columns: [m] int64 (squared_amount: float64) per rollup column, money and points in micro-units; a missing
+            time is `NEVER`.
+    """
+
+    users: pa.Array
+    offsets: Ints
+    day: Ints
+    columns: dict[str, Array]
+    _sums: dict[str, Ints] = dataclasses.field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_runs(cls, runs: Sequence[pa.Table]) -> DayHistory:
+        """Merge runs of rows of `user_days`; what arrived of a user's day on different dates is added up.
+
+        Raises:
+            OverflowError: the sums of a user may not fit int64, 9.2e12 units of money or points.
+        """
+        table = pa.concat_tables(runs)
+        users, codes = _codes(table["user_id"])
+        day = table["day"].cast(pa.int32()).to_numpy().astype(np.int64)
+        names = [n for n in table.column_names if n not in ("user_id", "day", "arrival_date")]
+        columns = {n: _day_column(n, table[n]) for n in names}
+        columns = {_TIMES.get(n, n): values for n, values in columns.items()}
+        order = _stable_order(codes, len(users))
+        codes, day = codes[order], day[order]
+        same = codes[1:] == codes[:-1]
+        if (same & (day[1:] <= day[:-1])).any():
+            # The squares are floating point, whose sum depends on its order: by value, whatever the input's order was.
+            again = np.lexsort((columns["squared_amount"][order], day, codes))
+            order, codes, day = order[again], codes[again], day[again]
+        columns = {name: values[order] for name, values in columns.items()}
+        fresh = np.ones(len(day), bool)
+        fresh[1:] = (codes[1:] != codes[:-1]) | (day[1:] != day[:-1])
+        if not fresh.all():
+            begins = np.flatnonzero(fresh)
+            columns = {n: _REDUCED_BY.get(n, np.add).reduceat(v, begins) for n, v in columns.items()}
+            codes, day = codes[begins], day[begins]
+        offsets = _offsets(codes, len(users))
+        _check_sums_fit(columns, int(np.diff(offsets).max(initial=0)))
+        return cls(users, offsets, day, columns)
+
+    @property
+    def user_of_day(self) -> Ints:
+        """[m] index of each day's user."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+
+    def before(self, as_of: dt.date) -> UserDays:
+        """The days before `as_of`, of the users that have any."""
+        limit = day_number(as_of)
+        before = np.concatenate([[0], np.cumsum(self.day < limit)])
+        counts = before[self.offsets[1:]] - before[self.offsets[:-1]]
+        who = np.flatnonzero(counts)
+        first = self.offsets[:-1][who]
+        return UserDays(self, who, first, first + counts[who], limit)
+
+    def running(self, name: str, make: Callable[[], Ints]) -> Ints:
+        """[m + 1] sums of an int64 quantity [m] over all days before each; kept under `name`."""
+        if name not in self._sums:
+            self._sums[name] = np.concatenate([[0], np.cumsum(make())])
+        return self._sums[name]
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Whatever `make` gives, made once for all dates."""
+        if name not in self._sums:
+            self._sums[name] = make()
+        return self._sums[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class UserDays:
+    """The days before an as-of date of the n users that have any.
+
+    Attributes:
+        history: all days.
+        who: [n] the users' places in the history.
+        first: [n] each user's first day, a place in the history's columns.
+        last: [n] the place after its last day before the as-of date.
+        limit: the as-of date in days since 1970.
+    """
+
+    history: DayHistory
+    who: Ints
+    first: Ints
+    last: Ints
+    limit: int
+
+    @classmethod
+    def from_table(cls, days: pa.Table, as_of: dt.date) -> UserDays:
+        """The days before `as_of` of a table of `user_days` rows, in any order."""
+        return DayHistory.from_runs([days]).before(as_of)
+
+    @property
+    def users(self) -> pa.Array:
+        """[n] ids, ascending."""
+        return self.history.users.take(pa.array(self.who))
+
+    def since(self, days: int) -> Ints:
+        """[n] place of each user's first day in the last `days` days."""
+        key = self.history.kept("key", lambda: self.history.user_of_day * _DAYS_APART + self.history.day + _BIAS)
+        found = np.searchsorted(key, self.who * _DAYS_APART + (self.limit - days + _BIAS))
+        return np.minimum(found, self.last)
+
+    def total(self, column: str, newest: int | None = None, oldest: int = 0) -> Array:
+        """[n] sum over the days with oldest < age <= newest (all days without `newest`)."""
+        values = self.history.columns[column]
+        if values.dtype != np.int64:
+            return self.over(np.add, values)
+        return self.difference(column, lambda: values, newest, oldest)
+
+    def difference(self, name: str, make: Callable[[], Ints], newest: int | None = None, oldest: int = 0) -> Ints:
+        """`total` of an int64 quantity that is no column."""
+        sums = self.history.running(name, make)
+        begin = self.first if newest is None else self.since(newest)
+        return sums[self.since(oldest) if oldest else self.last] - sums[begin]
+
+    def over(self, function: np.ufunc, values: Array) -> Array:
+        """[n] `function` over each user's entries of `values` [m]."""
+        if not len(self.who):
+            return values[:0]
+        if len(self.who) == len(self.history.users) and self.last[-1] == len(values) and _adjacent(self):
+            return function.reduceat(values, self.first)
+        pairs = np.stack([self.first, self.last], axis=1).ravel()
+        return function.reduceat(np.append(values, values[:1]), pairs)[::2]  # the extra entry lets pairs end at m
+
+    def days_before(self, micros: Array) -> npt.NDArray[np.float64]:
+        """[n] days from times in microseconds to the as-of instant; NaN where there is no time."""
+        known = micros != NEVER
+        return np.where(known, (self.limit * DAY_MICROS - np.where(known, micros, 0)) / DAY_MICROS, np.nan)
+
+
+_DAYS_APART = 1 << 25  # days of one user in a key; more than 90,000 years
+_BIAS = 1 << 24
+_REDUCED_BY = {
+    "largest_amount": np.maximum,
+    "first_event_us": np.minimum,
+    "last_event_us": np.maximum,
+    "last_purchase_us": np.maximum,
+}
+_TIMES = {
+    "first_event_time": "first_event_us",
+    "last_event_time": "last_event_us",
+    "last_purchase_time": "last_purchase_us",
+}
+_LARGEST = 2**63 - 1
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The concatenation of starts[i] .. starts[i] + lengths[i] - 1."""
+    if not len(starts):
+        return np.empty(0, np.int64)
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def decimal_steps(column: pa.Array, scale: int = 6) -> Ints:
+    """Decimals of a scale as int64 steps, 0 where null; raises OverflowError where one does not fit."""
+    if column.type.scale != scale:
+        column = column.cast(pa.decimal128(38, scale))
+    words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)  # little-endian 128-bit two's complement
+    low, high = words[column.offset : column.offset + len(column)].T
+    valid = ~column.is_null().to_numpy(zero_copy_only=False) if column.null_count else True
+    if ((high != low >> 63) & valid).any():
+        raise OverflowError(f"a decimal of {column.type} does not fit 64 bits")
+    return np.where(valid, low, 0) if column.null_count else np.ascontiguousarray(low)
+
+
+def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
+    """A column as int64: times in microseconds, decimals in micro-units, `filler` where null."""
+    if pa.types.is_decimal(column.type):
+        return np.concatenate([decimal_steps(c) for c in column.chunks] or [np.empty(0, np.int64)])
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+    found = column.fill_null(filler) if column.null_count else column
+    return np.asarray(found.to_numpy(), np.int64)
+
+
+def _floats(column: pa.ChunkedArray) -> Array:
+    """A numeric channel as float32 [m], NaN where null."""
+    if not pa.types.is_decimal(column.type):
+        return np.asarray(column.cast(pa.float64()).to_numpy(), np.float32)
+    found = _integers(column, 0) / MICROS
+    if column.null_count:
+        found[column.is_null().to_numpy()] = np.nan
+    return found.astype(np.float32)
+
+
+def _categories(column: pa.ChunkedArray) -> Categories:
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    chunks = column.unify_dictionaries().chunks
+    words = chunks[0].dictionary.cast(pa.string()) if chunks else pa.array([], pa.string())
+    order = pc.sort_indices(words).to_numpy()
+    place = np.append(np.argsort(order), -1).astype(np.int32)  # the last entry is what -1, no value, becomes
+    codes = [place[c.indices.fill_null(-1).to_numpy()] for c in chunks]
+    return Categories(np.concatenate(codes) if codes else place[:0], words.take(pa.array(order)))
+
+
+def _day_column(name: str, column: pa.ChunkedArray) -> Array:
+    if name == "squared_amount":
+        return np.asarray(column.cast(pa.float64()).fill_null(0).to_numpy(), np.float64)
+    return _integers(column, NEVER if _TIMES.get(name, name) in _TIMES.values() else 0)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """The distinct ids of a column, ascending, and each entry's place among them."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    chunks = [c for c in column.chunks if len(c)]
+    if not chunks:
+        return pa.array([], pa.string()), np.empty(0, np.int64)
+    words = pa.concat_arrays([c.dictionary.cast(pa.string()) for c in chunks]).dictionary_encode()
+    order = pc.sort_indices(words.dictionary).to_numpy()
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    of_word, begins = place[words.indices.to_numpy()], np.cumsum([0, *(len(c.dictionary) for c in chunks)])
+    codes = np.concatenate(
+        [of_word[begin:][c.indices.to_numpy()] for begin, c in zip(begins[:-1], chunks, strict=True)]
+    )
+    users = words.dictionary.take(pa.array(order))
+    used = np.bincount(codes, minlength=len(users)) > 0  # a dictionary may hold more than its entries
+    if used.all():
+        return users, codes
+    return users.filter(pa.array(used)), (np.cumsum(used) - 1)[codes]
+
+
+def _stable_order(codes: Ints, count: int) -> Ints:
+    """Stable argsort of codes below `count`."""
+    order = np.argsort((codes % _RADIX).astype(np.uint16), kind="stable")
+    if count > _RADIX:
+        order = order[np.argsort((codes[order] // _RADIX).astype(np.uint16), kind="stable")]
+    return order
+
+
+def _offsets(codes: Ints, count: int) -> Ints:
+    return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
+
+
+def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
+    """Put the rows of users whose times are not ascending into order, in place."""
+    late = (codes[1:] == codes[:-1]) & (times[1:] < times[:-1])
+    if not late.any():
+        return
+    touched = np.zeros(count, bool)
+    touched[codes[1:][late]] = True
+    part = np.flatnonzero(touched[codes])
+    order = part[np.lexsort((times[part], codes[part]))]
+    rows[part], times[part] = rows[order], times[order]
+
+
+def _break_ties(
+    rows: Ints, codes: Ints, times: Ints, run: Ints, ids_of_run: Callable[[int], pa.Array], ordered: bool
+) -> None:
+    """Order events of one user and instant by their ids, in place; `ordered`: those of one run are so already."""
+    equal = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
+    group = np.concatenate([[0], np.cumsum(~equal)])[: len(rows)]
+    doubtful = equal & (run[rows][1:] != run[rows][:-1]) if ordered else equal
+    if not doubtful.any():
+        return
+    chosen = np.zeros(group[-1] + 1, bool)
+    chosen[group[1:][doubtful]] = True
+    part = np.flatnonzero(chosen[group])
+    of_run, begins = run[rows[part]], np.searchsorted(run, np.arange(run[-1] + 1))
+    ids = np.empty(len(part), object)
+    for k in np.unique(of_run):
+        mine = of_run == k
+        ids[mine] = ids_of_run(int(k)).take(pa.array(rows[part[mine]] - begins[k])).to_pylist()
+    keys = pa.table({"group": group[part], "id": pa.array(ids, pa.string())})
+    order = pc.sort_indices(keys, [("group", "ascending"), ("id", "ascending")]).to_numpy()
+    rows[part] = rows[part[order]]
+
+
+def _changed(values: pa.Array) -> Array:
+    return pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy(zero_copy_only=False)
+
+
+def _adjacent(days: UserDays) -> bool:
+    return bool((days.last[:-1] == days.first[1:]).all())
+
+
+def _check_sums_fit(columns: dict[str, Array], most_days: int) -> None:
+    """Sums wrap in silence: so none may come near the limit, even were every day of a user its largest."""
+    for name in ("spend", "points"):
+        values = columns[name]
+        largest = max(abs(int(values.max())), abs(int(values.min()))) if len(values) else 0
+        if largest * most_days > _LARGEST:
+            raise OverflowError(
+                f"{name} of {largest / MICROS:.3g} in a day, over {most_days} days of a member, does not fit the sums "
+                f"(at most {_LARGEST / MICROS:.3g}); lower events.largest_amount or the points of an event"
+            )

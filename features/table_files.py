@@ -1,0 +1,262 @@
+"""The parquet files behind Delta tables: which are active, reading a range of users from them, writing new ones.
+
+Files are read and written by Spark's tasks with pyarrow, so rows never become JVM objects; Delta's log is read and
+committed through delta-rs. User ids are keyed pseudonyms, evenly spread, and files are sorted by them: so a range of
+ids is a bounded share of the users in any number of ranges, and a few row groups of each file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features import uri as places
+from features.errors import StorageError
+
+USER, INPUTS = "user_id", "inputs_id"
+_SPREAD = 1 << 16  # the first four hexadecimal digits of an id
+_ROW_GROUP_ROWS = 50_000
+_STATISTICS = 32  # Delta keeps statistics of a table's first columns
+
+
+@dataclasses.dataclass(frozen=True)
+class UserRange:
+    """The users with low <= id < high; None is no bound."""
+
+    low: str | None = None
+    high: str | None = None
+
+    def overlaps(self, first: str | None, last: str | None) -> bool:
+        """Whether ids from `first` to `last` may lie in the range; None is not known."""
+        above = self.high is None or first is None or first < self.high
+        return above and (self.low is None or last is None or last >= self.low)
+
+    def holds(self, ids: pa.Array) -> npt.NDArray[np.bool_]:
+        """[n] whether each id lies in the range."""
+        found = np.ones(len(ids), bool)
+        if self.low is not None:
+            found &= pc.greater_equal(ids, self.low).to_numpy(zero_copy_only=False)
+        if self.high is not None:
+            found &= pc.less(ids, self.high).to_numpy(zero_copy_only=False)
+        return found
+
+
+def user_ranges(count: int) -> list[UserRange]:
+    """`count` ranges, a power of two up to 65,536, that hold every id once and pseudonyms in equal shares."""
+    bounds = [None, *(f"{_SPREAD * k // count:04x}" for k in range(1, count)), None]
+    return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFile:
+    """An active file of a table partitioned by one date column.
+
+    Attributes:
+        uri: where it lies.
+        date: its partition's date.
+        rows: how many rows it has.
+        first: smallest user id, or None where Delta has no statistics.
+        last: largest user id.
+    """
+
+    uri: str
+    date: dt.date
+    rows: int
+    first: str | None
+    last: str | None
+
+
+def active_files(uri: str, at: int) -> list[TableFile]:
+    """The files of version `at` of the Delta table at `uri`, by date and name."""
+    from deltalake import DeltaTable
+
+    table = DeltaTable(uri, version=at)
+    (partition,) = table.metadata().partition_columns
+    found = pa.table(table.get_add_actions(flatten=True))
+    unknown = [None] * found.num_rows
+    columns = [
+        found[name].to_pylist() if name in found.column_names else unknown
+        for name in ("path", f"partition.{partition}", "num_records", f"min.{USER}", f"max.{USER}")
+    ]
+    files = [
+        TableFile(places.join(uri, unquote(path)), date, rows or 0, first, last)
+        for path, date, rows, first, last in zip(*columns, strict=True)
+    ]
+    return sorted(files, key=lambda f: (f.date, f.uri))
+
+
+def inputs_at(uri: str, at: int, date: dt.date) -> set[str | None]:
+    """The fingerprints of one date's files in version `at`, by their statistics; empty where the date has no file."""
+    from deltalake import DeltaTable
+
+    found = pa.table(DeltaTable(uri, version=at).get_add_actions(flatten=True))
+    if f"min.{INPUTS}" not in found.column_names:
+        return set()
+    of_date = found.filter(pc.equal(found["partition.as_of_date"], pa.scalar(date, pa.date32())))
+    return {value for side in ("min", "max") for value in of_date[f"{side}.{INPUTS}"].to_pylist()}
+
+
+def inputs_before(files: Iterable[TableFile], end: dt.date, *parts: object) -> str:
+    """Fingerprint of the files of the dates before `end`, a dot, and a fingerprint of `end` and `parts`."""
+    names = sorted(f.uri.rsplit("/", 1)[1] for f in files if f.date < end)
+    return f"{fingerprint(names)}.{fingerprint(end, *parts)}"
+
+
+def stale(found: set[str | None], inputs: str) -> str | None:
+    """Why rows with the fingerprints `found` are to be written anew; None where they stand."""
+    if found == {inputs}:
+        return None
+    (one, *more), files = [*found] or [None], inputs.partition(".")[0]
+    if not found:
+        return "missing"
+    return "settings changed" if not more and one and one.partition(".")[0] == files else "inputs changed"
+
+
+def fingerprint(*parts: object) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the parts' JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def read_range(file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
+    """The rows of a file whose users lie in a range, in its order; ids and the strings in `words` as dictionaries.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    with _damaged(file.uri), places.opened(file.uri) as source:
+        parquet = pq.ParquetFile(
+            source, read_dictionary=[USER, *(c for c in words if c in columns)], coerce_int96_timestamp_unit="us"
+        )
+        groups = _groups(parquet.metadata, users)
+        return _in_range(parquet.read_row_groups(groups, columns=list(columns), use_threads=False), users)
+
+
+def _groups(metadata: pq.FileMetaData, users: UserRange) -> list[int]:
+    names = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
+    at, found = names.index(USER), []
+    for group in range(metadata.num_row_groups):
+        known = metadata.row_group(group).column(at).statistics
+        has = known is not None and known.has_min_max
+        if users.overlaps(known.min if has else None, known.max if has else None):
+            found.append(group)
+    return found
+
+
+def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
+    inside = [users.holds(chunk.dictionary)[chunk.indices.to_numpy()] for chunk in rows[USER].chunks]
+    mask = np.concatenate(inside) if inside else np.empty(0, bool)
+    if mask.all():
+        return rows
+    begin, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
+    if mask.any() and mask[begin:end].all():
+        return rows.slice(begin, end - begin)  # sorted by user: nothing is copied
+    return rows.filter(pa.array(mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedFile:
+    """A file that was written and not yet committed; `path` is relative to the table."""
+
+    path: str
+    size: int
+    rows: int
+    partition: Mapping[str, str]
+    statistics: str
+
+    def to_json(self) -> str:
+        """One line, the inverse of `from_json`."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> AddedFile:
+        """Rebuild from `to_json`."""
+        return cls(**json.loads(text))
+
+
+def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date) -> AddedFile:
+    """Write rows of one date as a file of the table at `uri`; `partition` is its date column, kept in the path alone.
+
+    Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
+    """
+    rows = rows.drop_columns([partition])
+    path = f"{partition}={date}/part-{uuid.uuid4().hex}.parquet"
+    with places.created(places.join(uri, path)) as sink:
+        pq.write_table(
+            rows,
+            sink,
+            row_group_size=_ROW_GROUP_ROWS,
+            compression="zstd",
+            use_dictionary=_dictionaries(rows.schema),
+            write_statistics=[USER],
+            store_schema=False,
+        )
+        size = sink.tell()
+    return AddedFile(path, size, rows.num_rows, {partition: str(date)}, _statistics(rows))
+
+
+def _dictionaries(schema: pa.Schema) -> list[str]:
+    """Leaves that repeat: text and categories. Numbers and the ids that are all distinct gain nothing."""
+    found = []
+    for field in schema:
+        kind, leaf = field.type, field.name
+        if pa.types.is_list(kind):
+            kind, leaf = kind.value_type, f"{leaf}.list.element"
+        if leaf != USER and (pa.types.is_string(kind) or pa.types.is_dictionary(kind)):
+            found.append(leaf)
+    return found
+
+
+def _statistics(rows: pa.Table) -> str:
+    """Delta's statistics of the flat columns as JSON."""
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for field in list(rows.schema)[:_STATISTICS]:
+        column = rows[field.name]
+        if pa.types.is_nested(field.type):
+            continue
+        nulls[field.name] = column.null_count
+        if not _bounded(field.type) or column.null_count == len(column):
+            continue
+        bounds = pc.min_max(column.cast(pa.string()) if pa.types.is_dictionary(field.type) else column)
+        low[field.name], high[field.name] = (_plain(bounds[side].as_py()) for side in ("min", "max"))
+    return json.dumps({"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+
+
+def _bounded(kind: pa.DataType) -> bool:
+    """Types whose bounds JSON holds exactly: a decimal would be rounded, and rows lost to data skipping."""
+    return not (pa.types.is_decimal(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date) else value
+
+
+def now_millis() -> int:
+    """The clock in milliseconds, as Delta's log keeps it."""
+    return int(time.time() * 1000)
+
+
+@contextmanager
+def _damaged(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(
+            f"cannot read {uri}: it is missing or damaged ({str(error).splitlines()[0][:200]})"
+        ) from None

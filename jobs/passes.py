@@ -1,0 +1,186 @@
+"""Sequences and outcomes of many as-of dates: what stands already, one pass for the rest, a commit for each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+
+from features import as_of, delta, outcomes, rollup, table_files, tables
+from features.aggregates import aggregate_columns
+from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
+from features.errors import TiercastError
+from features.source import failure_in_words
+from features.table_files import AddedFile, TableFile
+from jobs.job import Job, Run
+
+JOBS = {SEQUENCES: "build_sequences", OUTCOMES: "build_outcomes"}
+"""The job that writes each kind of output."""
+
+Failed = Callable[[str, dt.date, TiercastError], None]
+"""Told of a kind and date that cannot be written, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pinned:
+    """Versions of `events` and of the `user_days` that were built from exactly these events, and their files.
+
+    Every date of a run reads both at these versions: an ingest in between changes nothing half way.
+    """
+
+    versions: dict[str, int]
+    event_files: Sequence[TableFile]
+    day_files: Sequence[TableFile]
+
+
+def pin_events(job: Job) -> Pinned:
+    """The events as they are now, for a plan; raises DateError if there are none."""
+    uri = job.existing("events")
+    at = delta.version(job.spark, uri)
+    return Pinned({"events": at}, table_files.active_files(uri, at), ())
+
+
+def update_user_days(job: Job) -> Pinned:
+    """Write the rollup's days whose events changed since it was last written, and pin both tables."""
+    with job.run("update_user_days", None) as record:
+        return _update_user_days(job, record)
+
+
+def _update_user_days(job: Job, record: Run) -> Pinned:
+    spark, spec, pinned = job.spark, job.settings.aggregates, pin_events(job)
+    events_uri, uri, table = job.uri("events"), job.uri("user_days"), tables.user_days(spec.event_types)
+    delta.ensure(spark, uri, table)
+    seen, at = delta.version(spark, uri), pinned.versions["events"]
+    notes: dict[str, int | str] = {
+        "built_from": at,
+        "rollup": table_files.fingerprint(table.columns, spec.rule.points),
+    }
+    same_rollup = delta.last_note(uri, "rollup") == notes["rollup"]
+    before = delta.last_note(uri, "built_from") if same_rollup else None
+    update = rollup.stale_days(events_uri, at, None if before is None else int(before))
+    if update.needed:
+        events = rollup.of_days(delta.read(spark, events_uri, at), "event_date", update)
+        rows = rollup.user_days(events, spec)
+        seen = delta.commit(rows, uri, table, record.id, seen, rollup.predicate(update), notes)
+    else:
+        record.status = "unchanged"
+    record.versions = {"events": at, "user_days": seen}
+    return Pinned(record.versions, pinned.event_files, table_files.active_files(uri, seen))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """An output, the version of its table on which it was planned, and why it is to be written; None: it stands."""
+
+    output: Output
+    seen: int
+    reason: str | None
+
+
+def plan(job: Job, pinned: Pinned, kind: str, date: dt.date) -> Planned:
+    """What is to be done for one kind and date; writes nothing."""
+    uri, inputs = job.uri(kind), inputs_of(job, pinned, kind, date)
+    output = Output(kind, uri, date, inputs)
+    if not delta.exists(job.spark, uri):
+        return Planned(output, 0, "missing")
+    seen = delta.version(job.spark, uri)
+    return Planned(output, seen, table_files.stale(table_files.inputs_at(uri, seen, date), inputs))
+
+
+def inputs_of(job: Job, pinned: Pinned, kind: str, date: dt.date) -> str:
+    """Fingerprints of the files that an output follows from, and of the settings: contract, or rule and window."""
+    settings = job.settings
+    if kind == SEQUENCES:
+        return table_files.inputs_before(pinned.event_files, date, settings.contract.id)
+    end = outcomes.horizon_end(date, settings.horizon.days)
+    rule = settings.aggregates.rule.canonical()
+    return table_files.inputs_before(pinned.event_files, end, rule, settings.horizon.days, settings.known_by)
+
+
+def check(job: Job, pinned: Pinned, kind: str, date: dt.date) -> None:
+    """Raise DateError unless the data can answer this date."""
+    as_of.check_known(pinned.event_files, date)
+    if kind == OUTCOMES:
+        newest = max((f.date for f in pinned.event_files if f.rows), default=None)
+        outcomes.check_horizon_passed(newest, date, job.settings.horizon.days)
+
+
+def write(
+    job: Job,
+    pinned: Pinned,
+    wanted: Sequence[tuple[str, dt.date]],
+    dates_per_pass: int | None = None,
+    failed: Failed | None = None,
+) -> None:
+    """Write the wanted kinds and dates that do not stand already; many are read together, each is committed alone.
+
+    Args:
+        job: the open job.
+        pinned: what to read.
+        wanted: kinds and as-of dates.
+        dates_per_pass: as many are read together; None: as many as the settings say.
+        failed: is told of what cannot be written, and the others go on; None: the first failure is raised.
+    """
+    for kind in dict.fromkeys(kind for kind, _ in wanted):
+        delta.ensure(job.spark, job.uri(kind), _table(job, kind))
+    missing = []
+    for kind, date in wanted:
+        planned = plan(job, pinned, kind, date)
+        with told(failed, kind, date), job.run(JOBS[kind], date, unless=planned.reason is not None) as record:
+            record.versions, record.status = dict(pinned.versions), "unchanged"
+            if planned.reason is not None:
+                check(job, pinned, kind, date)
+                missing.append(planned)
+    size = dates_per_pass or job.settings.sequence.dates_per_pass
+    for start in range(0, len(missing), size):
+        _write_pass(job, pinned, missing[start : start + size], failed)
+
+
+def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Failed | None) -> None:
+    try:
+        files = _read(job, pinned, [p.output for p in group])
+    except Exception:
+        if failed is None or len(group) == 1:
+            with told(failed, group[0].output.kind, group[0].output.as_of):
+                raise
+            return
+        for p in group:  # one date's trouble must not stop the others
+            _write_pass(job, pinned, [p], failed)
+        return
+    for p in group:
+        output = p.output
+        with told(failed, output.kind, output.as_of), job.run(JOBS[output.kind], output.as_of) as record:
+            added, table = files[output], _table(job, output.kind)
+            record.versions = dict(pinned.versions)
+            record.versions[output.kind] = delta.commit_files(output.uri, table, record.id, p.seen, output.as_of, added)
+            record.counts["rows"] = sum(f.rows for f in added)
+
+
+def _read(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> dict[Output, list[AddedFile]]:
+    settings = job.settings
+    in_order = delta.table_property(job.spark, job.uri("events"), tables.ORDER_PROPERTY) == tables.EVENT_ORDER
+    work = Pass(pinned.event_files, pinned.day_files, in_order, wanted, settings.sequences, settings.horizon.days)
+    with job.run("read_events", None) as record:
+        record.versions = dict(pinned.versions)
+        found = as_of.build(job.spark, work, settings.sequence.rows_per_range)
+        record.counts = {"dates": len(wanted), "rows": work.rows}
+    return found
+
+
+def _table(job: Job, kind: str) -> tables.Table:
+    if kind == OUTCOMES:
+        return tables.OUTCOMES
+    return tables.sequences(job.settings.contract, aggregate_columns(job.settings.aggregates))
+
+
+@contextlib.contextmanager
+def told(failed: Failed | None, kind: str, date: dt.date) -> Iterator[None]:
+    """Give a failure that is known to `failed`, if there is one, and go on; any other is raised."""
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, TiercastError) else failure_in_words(error)
+        if failed is None or known is None:
+            raise
+        failed(kind, date, known)
