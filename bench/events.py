@@ -29,7 +29,7 @@ CHANNELS = ("app", "web", "store")
 ATTRIBUTES = {"items": "numeric", "shop": "categorical", "channel": "categorical"}
 EVENTS = tables.events(ATTRIBUTES)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
-_ROW_GROUP_ROWS = 8192  # what a megabyte of Spark's row groups holds
+_ROW_GROUP_ROWS = 4096  # what half a megabyte of Spark's row groups holds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,9 +93,8 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
 def spark_collect_list(spark: SparkSession, place: str, out: str, as_of: dt.date, length: int) -> None:
     """A sorted list of structs per user, as pytorch-lifestream builds it, written by Spark's Delta writer."""
     events = delta.read(spark, place).where(f.col("event_date") < f.lit(as_of))
-    struct = f.struct(
-        "event_time", "event_id", f.col("amount").cast("float"), f.col("items").cast("float"), *CATEGORICAL
-    )
+    numbers = [f.col(c).cast("float").alias(c) for c in NUMERIC]
+    struct = f.struct("event_time", "event_id", *numbers, *CATEGORICAL)
     lists = events.groupBy("user_id").agg(f.sort_array(f.collect_list(struct)).alias("e"), f.count("*").alias("n"))
     last = lists.withColumn("e", f.slice("e", f.greatest(f.lit(1), f.size("e") - length + 1), length))
     instant = f.unix_micros(f.lit(dt.datetime.combine(as_of, dt.time(), dt.UTC)))
@@ -122,7 +121,7 @@ def polars_by_time(files: list[str], out: str, as_of: dt.date, length: int) -> N
 
 def _polars(files: list[str], as_of: dt.date, length: int, order: list[str]) -> pl.LazyFrame:
     instant = dt.datetime.combine(as_of, dt.time(), dt.UTC)
-    events = pl.scan_parquet(files, hive_partitioning=False).select(dict.fromkeys([*order, *CHANNELS]))
+    events = pl.scan_parquet(files, hive_partitioning=False).select(*order, *CHANNELS)
     events = events.filter(pl.col("event_time") < instant).with_columns(
         pl.col("amount").cast(pl.Float32), pl.col("items").cast(pl.Float32)
     )

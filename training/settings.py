@@ -172,3 +172,4 @@ class ScoringSettings(_Strict):
     batch_rows: Positive = Field(le=1_000_000, description="rows of an Arrow batch handed to the UDF")
     model_rows: Positive = Field(le=65_536, description="rows of one call of the network")
     padding: float = Field(ge=0, le=0.9, description="largest share of padding in a row that the network sees")
+    xla: bool = Field(description="compile the network for each padded width: pays from about a million users on")

@@ -44,42 +44,51 @@ class Forecasts:
 
 
 class Predictor:
-    """A loaded network with all that turns rows of `contract` into its inputs."""
+    """A loaded network with all that turns rows of `contract` into its inputs.
+
+    Attributes:
+        contract: what the rows mean.
+        encoding: vocabulary and normalisation.
+        network: from padded tensors of `model_rows` rows to probabilities.
+    """
 
     def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
         import tensorflow as tf
 
         from training.loop import tensor_width
 
-        self.contract = manifest.contract
-        self._manifest = manifest
+        self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
         self._rows, padding = settings.model_rows, settings.padding
         width, trim = tensor_width(manifest.model, manifest.contract)
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
         self._widths = np.array([width]) if trim is None else width_ladder(width, padding)
         names = list(model.input)
         signature = {n: tf.TensorSpec([self._rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
-        self._call = tf.function(
+        self.network = tf.function(
             lambda batch: model(batch, training=False)["tier"],
             input_signature=[signature],
-            jit_compile=False,
+            jit_compile=settings.xla,
             autograph=False,
         )
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
         """[n, K] float64 probabilities that sum to 1; raises ValueError if the network gives none."""
-        encoded = Encoded.of(rows, self.contract, self._manifest.encoding)
+        encoded = Encoded.of(rows, self.contract, self.encoding)
         found = np.empty((rows.num_rows, len(self.contract.tiers)))
-        step = np.searchsorted(self._widths, np.minimum(encoded.lengths, self._widths[-1]))
+        for members, width in self.calls(encoded.lengths):
+            tensors = encoded.padded(members, width, self._rows)
+            found[members] = self.network(tensors).numpy()[: len(members)]
+        if not np.isfinite(found).all():
+            raise ValueError(f"model {self._version} gives probabilities that are not finite")
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+    def calls(self, lengths: Array) -> Iterator[tuple[Array, int]]:
+        """The rows [up to `model_rows`] and padded width of each call of the network, by the rows' own lengths."""
+        step = np.searchsorted(self._widths, np.minimum(lengths, self._widths[-1]))
         for k in np.unique(step):
             members = np.flatnonzero(step == k)
             for start in range(0, len(members), self._rows):
-                part = members[start : start + self._rows]
-                tensors = encoded.padded(part, int(self._widths[k]), self._rows)
-                found[part] = self._call(tensors).numpy()[: len(part)]
-        if not np.isfinite(found).all():
-            raise ValueError(f"model {self._manifest.version} gives probabilities that are not finite")
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
+                yield members[start : start + self._rows], int(self._widths[k])
 
 
 def width_ladder(width: int, padding: float) -> Array:

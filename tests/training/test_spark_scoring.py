@@ -30,7 +30,7 @@ from training.spark_scoring import (
 from training.statistics import Statistics
 from training.tensors import input_schema
 
-SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16, padding=0.15)
+SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16, padding=0.15, xla=False)
 ROWS = example_rows(130, 3)
 DATE = dt.date(2025, 3, 1)
 TIERS = CONTRACT.tiers
@@ -123,7 +123,7 @@ def test_probabilities_add_up(scores: DataFrame) -> None:
 def test_the_arrangement_changes_no_score(sequences: DataFrame, models: str, manifest: Manifest) -> None:
     """Invariant 3, bit for bit: other partitions, other batches, other neighbours."""
     first = score(sequences.coalesce(1), manifest, models, SCORING).toArrow().sort_by("user_id")
-    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16, padding=0.15)
+    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16, padding=0.15, xla=False)
     shuffled = sequences.orderBy(f.xxhash64("user_id")).repartition(3)
     assert score(shuffled, manifest, models, other).toArrow().sort_by("user_id").equals(first)
 

@@ -1,0 +1,201 @@
+"""Scoring a table of sequences: the job's own way, what users write first, and the bare network on ready tensors."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from bench.events import TYPES
+from features.aggregates import AggregateSpec, aggregate_columns
+from features.contract import AGE, Contract, array_column
+from features.sequences import SequenceSpec
+from features.tiers import MICROS, TierRule
+from training import bundle
+from training.bundle import MODEL_FILE, Manifest
+from training.loop import build_model, tensor_width
+from training.settings import ModelSettings, ScoringSettings
+from training.spark_scoring import predictor_of_worker, score
+from training.statistics import Statistics
+from training.tensors import FIRST_CODE, UNKNOWN, Encoded, input_schema, required_columns, signed_log
+
+SETTINGS = ScoringSettings(model_version="latest", batch_rows=16_384, model_rows=512, padding=0.15, xla=False)
+WINDOWS = (7, 14, 30, 60, 90, 180, 365)
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+
+def spec(length: int) -> SequenceSpec:
+    """Contract and rule of the made-up programme."""
+    rule = TierRule(("base", "silver", "gold"), 90, "all_of", {"spend": (100 * MICROS, 400 * MICROS)})
+    aggregates = AggregateSpec(WINDOWS, TYPES, "purchase", rule)
+    columns = tuple(aggregate_columns(aggregates))
+    numeric, categorical = ("amount", "items"), ("event_type", "shop", "channel")
+    contract = Contract(length, numeric, categorical, columns, rule.names, rule.canonical(), 90, "event_time")
+    return SequenceSpec(contract, aggregates)
+
+
+def bundle_of(models: str, name: str, contract: Contract, rows: pa.Table) -> Manifest:
+    """A bundle with fresh weights: how fast it scores does not depend on what it has learned."""
+    import keras
+
+    statistics = Statistics.empty(contract)
+    statistics.add(rows, contract)
+    manifest = Manifest(
+        version=f"{name}-bench",
+        contract=contract,
+        encoding=statistics.encoding(1000),
+        model=ModelSettings(name=name),
+        training_dates=(dt.date(2024, 1, 1),),
+        validation_date=dt.date(2024, 2, 1),
+        metrics={},
+        history=[],
+        provenance={},
+        libraries={},
+        created_at="",
+        files={},
+    )
+    keras.utils.set_random_seed(1)
+    path = f"{models}/{name}.keras"
+    os.makedirs(models, exist_ok=True)
+    build_model(manifest.model, contract, manifest.encoding).save(path)
+    with open(path, "rb") as file:
+        return bundle.write_bundle(models, manifest, {MODEL_FILE: file.read()})
+
+
+def tiercast(sequences: DataFrame, manifest: Manifest, models: str) -> DataFrame:
+    """The job's own scores."""
+    return score(sequences, manifest, models, SETTINGS)
+
+
+def naive(sequences: DataFrame, manifest: Manifest, models: str) -> DataFrame:
+    """A pandas UDF that pads each user's arrays with `np.pad` and calls `model.predict` per batch."""
+    columns, version = required_columns(manifest.contract), manifest.version
+
+    def predict(batches: Iterator[pd.DataFrame]) -> Iterator[pd.Series]:
+        model, stored = _loaded(models, version)
+        for batch in batches:
+            yield pd.Series(list(model.predict(_padded(batch, stored), verbose=0)["tier"].astype(np.float64)))
+
+    predict.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
+    make: Any = f.pandas_udf
+    return sequences.select("user_id", make(predict, "array<double>")(f.struct(*columns)).alias("p"))
+
+
+_models: dict[str, tuple[Any, Manifest]] = {}
+
+
+def _loaded(models: str, version: str) -> tuple[Any, Manifest]:
+    if version not in _models:
+        os.environ.update(_QUIET)
+        from training.distributed import bound_threads
+
+        bound_threads(1)
+        manifest = bundle.read_manifest(models, version)
+        _models[version] = bundle.load_model(models, manifest), manifest
+    return _models[version]
+
+
+def _padded(batch: pd.DataFrame, manifest: Manifest) -> dict[str, np.ndarray]:
+    """The tensors of `training.tensors.to_tensors`, made user by user."""
+    contract, encoding = manifest.contract, manifest.encoding
+    width, _ = tensor_width(manifest.model, contract)
+    codes = {c: {v: i + FIRST_CODE for i, v in enumerate(words)} for c, words in encoding.vocabulary.items()}
+
+    def pad(values: np.ndarray, filler: float = 0.0) -> np.ndarray:
+        values = np.asarray(values)[-width:]
+        return np.pad(values.astype(float), (0, width - len(values)), constant_values=filler)
+
+    ages = np.stack([pad(cell) for cell in batch[AGE]])
+    mask = np.arange(width)[None, :] < np.array([min(len(c), width) for c in batch[AGE]])[:, None]
+    whole = [np.asarray(cell, float) for cell in batch[AGE]]
+    gaps = np.stack([pad(np.concatenate([[0.0], np.maximum(c[:-1] - c[1:], 0)])[: len(c)]) for c in whole])
+    days = pd.to_datetime(batch["as_of_date"]).to_numpy().astype("datetime64[D]").astype(int)
+    instants = days[:, None] * 86_400 - ages
+    week, hour = 2 * np.pi * ((instants / 86_400 + 3) % 7) / 7, 2 * np.pi * (instants % 86_400) / 86_400
+    channels = [
+        encoding.channels["age"].apply(np.log1p(ages / 86_400)),
+        encoding.channels["gap"].apply(np.log1p(gaps / 86_400)),
+        *(wave(phase) for phase in (week, hour) for wave in (np.sin, np.cos)),
+    ]
+    for c in contract.numeric:
+        raw = np.stack(
+            [
+                pad(np.array([np.nan if v is None else v for v in cell], float), np.nan)
+                for cell in batch[array_column(c)]
+            ]
+        )
+        channels.append(encoding.channels[c].apply(signed_log(raw)))
+    words = [
+        np.stack([pad([codes[c].get(v, UNKNOWN) for v in cell]) for cell in batch[array_column(c)]])
+        for c in contract.categorical
+    ]
+    raw_aggregates = {a: signed_log(batch[a].to_numpy(float)) for a in contract.aggregates}
+    aggregates = [encoding.aggregates[a].apply(v) for a, v in raw_aggregates.items()]
+    aggregates += [np.isnan(raw_aggregates[a]) for a in encoding.indicated]
+    return {
+        "channels": (np.stack(channels, axis=2) * mask[:, :, None]).astype(np.float32),
+        "codes": np.stack(words, axis=2).astype(np.int32),
+        "mask": mask,
+        "aggregates": np.stack(aggregates, axis=1).astype(np.float32),
+        "tier": np.eye(len(contract.tiers), dtype=np.float32)[batch["current_tier_rank"].to_numpy(int)],
+    }
+
+
+class BareLoop:
+    """The job's compiled function over ready tensors, a process per core: what no way of scoring can beat."""
+
+    def __init__(self, rows: pa.Table, models: str, version: str, cores: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._barrier = context.Barrier(cores + 1)
+        self._processes = [
+            context.Process(
+                target=_loop,
+                args=(rows.take(np.arange(k, rows.num_rows, cores)), models, version, self._barrier),
+                daemon=True,
+            )
+            for k in range(cores)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def __call__(self) -> None:
+        """One turn over all rows."""
+        self._barrier.wait()
+        self._barrier.wait()
+
+
+def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
+    predictor = predictor_of_worker(models, version, SETTINGS)
+    encoded = Encoded.of(rows.combine_chunks(), predictor.contract, predictor.encoding)
+    calls = [
+        (members, encoded.padded(members, width, SETTINGS.model_rows))
+        for members, width in predictor.calls(encoded.lengths)
+    ]
+    while True:
+        barrier.wait()
+        for _, tensors in calls:
+            predictor.network(tensors).numpy()
+        barrier.wait()
+
+
+def sample(sequences: DataFrame, contract: Contract, rows: int) -> pa.Table:
+    """A few rows with the types that encodings are learned from."""
+    return sequences.limit(rows).select(*required_columns(contract)).toArrow().cast(input_schema(contract))
+
+
+def consumed(scores: DataFrame) -> None:
+    """Compute every row and keep none."""
+    scores.write.format("noop").mode("overwrite").save()
+
+
+def session_rows(spark: SparkSession) -> None:
+    """The Arrow batches that the job asks for."""
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", SETTINGS.batch_rows)
