@@ -27,7 +27,7 @@ from training.spark_scoring import predictor_of_worker, score
 from training.statistics import Statistics
 from training.tensors import FIRST_CODE, UNKNOWN, Encoded, input_schema, required_columns, signed_log
 
-SETTINGS = ScoringSettings(model_version="latest", batch_rows=16_384, model_rows=512, padding=0.15, xla=False)
+SETTINGS = ScoringSettings(model_version="latest", batch_rows=32_768, model_rows=512, padding=0.15, xla=False)
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 

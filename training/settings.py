@@ -169,7 +169,9 @@ class ScoringSettings(_Strict):
     """Which bundle scores, and in what portions."""
 
     model_version: str = Field(min_length=1, description="`latest`, or the version of a bundle")
-    batch_rows: Positive = Field(le=1_000_000, description="rows of an Arrow batch handed to the UDF")
+    batch_rows: Positive = Field(
+        le=1_000_000, description="rows that the UDF takes together; the more, the fewer empty ones in calls"
+    )
     model_rows: Positive = Field(le=65_536, description="rows of one call of the network")
     padding: float = Field(ge=0, le=0.9, description="largest share of padding in a row that the network sees")
     xla: bool = Field(description="compile the network for each padded width: pays from about a million users on")

@@ -119,14 +119,28 @@ def _arrow_scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSet
 
     def probabilities(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
         predictor = predictor_of_worker(models_uri, version, settings)
-        for batch in batches:
-            found = predictor(pa.RecordBatch.from_struct_array(batch))
+        for group in gathered(batches, settings.batch_rows):
+            found = predictor(pa.Table.from_batches([pa.RecordBatch.from_struct_array(b) for b in group]))
             offsets = np.arange(len(found) + 1, dtype=np.int32) * found.shape[1]
-            yield pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.ravel()))
+            lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.ravel()))
+            for start, batch in zip(np.cumsum([0, *map(len, group)]), group, strict=False):
+                yield lists.slice(start, len(batch))
 
     probabilities.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
     make: Any = f.arrow_udf
     return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
+
+
+def gathered(batches: Iterator[pa.Array], rows: int) -> Iterator[list[pa.Array]]:
+    """Batches in groups of at least `rows` rows: Spark's follow its file reader and are too small to fill calls."""
+    group: list[pa.Array] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(map(len, group)) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def register_scoring_udf(
