@@ -29,7 +29,7 @@ from training.tensors import FIRST_CODE, UNKNOWN, Encoded, input_schema, require
 
 SETTINGS = ScoringSettings(model_version="latest", batch_rows=32_768, model_rows=512, padding=0.15, xla=False)
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def spec(length: int) -> SequenceSpec:
@@ -94,7 +94,7 @@ _models: dict[str, tuple[Any, Manifest]] = {}
 
 def _loaded(models: str, version: str) -> tuple[Any, Manifest]:
     if version not in _models:
-        os.environ.update(_QUIET)
+        os.environ.update(QUIET)
         from training.distributed import bound_threads
 
         bound_threads(1)
@@ -170,6 +170,11 @@ class BareLoop:
         """One turn over all rows."""
         self._barrier.wait()
         self._barrier.wait()
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.terminate()
 
 
 def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:

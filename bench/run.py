@@ -1,0 +1,197 @@
+"""Measures Tiercast beside what one could use instead and writes docs/benchmarks.md.
+
+    make bench              # events, users and days can be set: python -m bench.run --help
+
+Outputs are compared for equality before they are timed; every measure is the median of several warm runs in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from bench import events, scoring, sequences
+from bench.events import Programme
+from bench.measure import Cost, alternate
+from features import as_of as shell
+from features import delta, rollup, table_files, tables
+from features.as_of import SEQUENCES, Output, Pass
+from features.session import open_session
+
+LENGTH, RUNS, DATES, ROWS_PER_RANGE = 128, 3, 30, 1_250_000
+PACKAGES = ("pyspark", "delta-spark", "deltalake", "pyarrow", "numpy", "polars", "duckdb", "tensorflow-cpu", "keras")
+SPARK = {
+    "spark.driver.memory": "8g",
+    "spark.ui.enabled": False,
+    "spark.ui.showConsoleProgress": False,
+    "spark.databricks.delta.snapshotPartitions": 2,
+    "spark.sql.shuffle.partitions": 16,
+}
+
+
+class Bench:
+    """Made-up tables under a folder, and the measures over them."""
+
+    def __init__(self, spark: SparkSession, folder: Path, programme: Programme) -> None:
+        self.spark, self.folder, self.programme, self.spec = spark, folder, programme, scoring.spec(LENGTH)
+        name = f"{programme.events}-{programme.users}-{programme.days}"
+        self.root = folder / name
+        self.events, self.days = f"{self.root}/tables/events", f"{self.root}/tables/user_days"
+        if not (self.root / "complete").exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+            events.write(spark, programme, str(self.root))
+            table = tables.user_days(self.spec.aggregates.event_types)
+            delta.ensure(spark, self.days, table)
+            rows = rollup.user_days(delta.read(spark, self.events), self.spec.aggregates)
+            delta.commit(rows, self.days, table, "bench", 0, "true")
+            (self.root / "complete").touch()
+        self.event_files = table_files.active_files(self.events, delta.version(spark, self.events))
+        self.day_files = table_files.active_files(self.days, delta.version(spark, self.days))
+
+    def out(self, name: str) -> str:
+        """Where an output lies."""
+        return str(self.folder / "out" / name)
+
+    def arrays(self) -> dict[str, Cost]:
+        """The arrays alone, by each engine, compared first."""
+        files, as_of = [f.uri for f in self.event_files], self.programme.as_of
+        ways: dict[str, Callable[[str], None]] = {
+            "Tiercast": lambda out: sequences.tiercast(
+                self.spark, self.event_files, out, as_of, LENGTH, ROWS_PER_RANGE
+            ),
+            "Spark collect_list": lambda out: sequences.spark_collect_list(self.spark, self.events, out, as_of, LENGTH),
+            "Polars eager": lambda out: sequences.polars_eager(files, out, as_of, LENGTH),
+            "Polars streaming": lambda out: sequences.polars_streaming(files, out, as_of, LENGTH),
+            "Polars by time alone": lambda out: sequences.polars_by_time(files, out, as_of, LENGTH),
+            "DuckDB": lambda out: sequences.duckdb_lists(files, out, as_of, LENGTH),
+        }
+        calls = {name: self._bound(way, self.out(name.replace(" ", "_"))) for name, way in ways.items()}
+        wanted: pa.Table | None = None
+        for name, call in calls.items():
+            call()
+            rows = sequences.rows_of(self.out(name.replace(" ", "_")))
+            wanted = rows if wanted is None else wanted
+            if not rows.combine_chunks().equals(wanted.combine_chunks()):
+                raise AssertionError(f"{name} gives other rows")
+        return alternate(calls, RUNS, warm=0)
+
+    @staticmethod
+    def _bound(way: Callable[[str], None], out: str) -> Callable[[], None]:
+        return lambda: way(out)
+
+    def dates(self) -> dict[str, Cost]:
+        """Sequences with all aggregates and the current tier, of one date and of many in one pass."""
+        few, many = ([self.programme.as_of - dt.timedelta(days=n) for n in range(count)] for count in (1, DATES))
+        calls = {"one date": lambda: self._pass(few), f"{DATES} dates": lambda: self._pass(many)}
+        return {**alternate({"one date": calls["one date"]}, RUNS), **alternate(calls, 1, warm=0)}
+
+    def _pass(self, dates: list[dt.date]) -> None:
+        outputs = [Output(SEQUENCES, sequences.emptied(self.out("dates")), d, "bench") for d in dates]
+        shell.build(self.spark, Pass(self.event_files, self.day_files, True, outputs, self.spec, 90), ROWS_PER_RANGE)
+
+    def scores(self, users: int) -> dict[str, dict[str, Cost]]:
+        """Scoring by each network: the job's way, the bare network on ready tensors, and padding user by user."""
+        as_of, models = self.programme.as_of, self.out("models")
+        self._pass([as_of])
+        self.spark.read.parquet(self.out("dates")).limit(users).repartition(8).write.mode("overwrite").parquet(
+            self.out("users")
+        )
+        rows, found = self.spark.read.parquet(self.out("users")), {}
+        contract, cores = self.spec.contract, self.spark.sparkContext.defaultParallelism
+        shutil.rmtree(models, ignore_errors=True)
+        for name in ("hybrid", "cnn"):
+            manifest = scoring.bundle_of(models, name, contract, scoring.sample(rows, contract, 5000))
+            scoring.session_rows(self.spark)
+            few = rows.limit(2000).cache()
+            mine = scoring.tiercast(few, manifest, models).select("user_id", *(f"p_{t}" for t in contract.tiers))
+            theirs = scoring.naive(few, manifest, models).toPandas().set_index("user_id").sort_index()
+            own = mine.toPandas().set_index("user_id").sort_index().to_numpy()
+            if np.abs(own - np.stack(theirs["p"].to_list())).max() > 1e-6:
+                raise AssertionError(f"{name}: the two ways give other probabilities")
+            ready = rows.select(*scoring.required_columns(contract)).toArrow().cast(scoring.input_schema(contract))
+            bare = scoring.BareLoop(ready, models, manifest.version, cores)
+            bare()
+            calls = {
+                "Tiercast": self._scored(scoring.tiercast, rows, manifest, models),
+                "the network alone": bare,
+                "pandas_udf, np.pad, model.predict": self._scored(scoring.naive, rows, manifest, models),
+            }
+            found[name] = alternate(calls, RUNS, warm=0)
+            bare.stop()
+        return found
+
+    @staticmethod
+    def _scored(way: Callable[..., object], *arguments: object) -> Callable[[], None]:
+        return lambda: scoring.consumed(way(*arguments))
+
+
+def section(title: str, costs: Mapping[str, Cost], first: str, note: str) -> str:
+    """A table of costs as ratios to the first."""
+    base = costs[first]
+    lines = ["| way | wall s | CPU s | times as long | peak MB |", "|---|---|---|---|---|"]
+    for name, cost in costs.items():
+        peaks = ", ".join(f"{kind} {mb:,.0f}" for kind, mb in sorted(cost.peaks.items()))
+        lines.append(f"| {name} | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.wall / base.wall:.2f} | {peaks} |")
+    return "\n".join([f"## {title}", "", note, "", *lines, ""])
+
+
+def page(bench: Bench, users: int) -> str:
+    """The whole document."""
+    p = bench.programme
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
+    made = f"{p.events:,} events of {p.users:,} users over {p.days} days"
+    head = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench` on {dt.datetime.now(dt.UTC).date()}: {machine}. {made}; bots, late events, ties.",
+        f"Medians of {RUNS} warm runs in turns, start-up left out; CPU of all processes. Engines in this process",
+        "share its peak.",
+        "",
+        ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "",
+    ]
+    equal = "All ways give equal rows, compared before they are timed."
+    parts = [
+        section(f"The last {LENGTH} events of each user, Delta to table", bench.arrays(), "Tiercast", equal),
+        section(
+            "With all aggregates and the current tier, as the job does it",
+            bench.dates(),
+            "one date",
+            f"One pass over events and rollup; {DATES} dates include the writing of {DATES} times the rows.",
+        ),
+    ]
+    for name, costs in bench.scores(users).items():
+        note = f"{users:,} users from parquet, rows dropped. Probabilities are equal within 1e-6."
+        parts.append(section(f"Scoring with `{name}`", costs, "Tiercast", note))
+    return "\n".join([*head, *parts])
+
+
+def main() -> None:
+    """Make what is missing, measure, write the page."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--events", type=int, default=5_000_000)
+    options.add_argument("--users", type=int, default=240_000)
+    options.add_argument("--days", type=int, default=91)
+    options.add_argument("--scored", type=int, default=100_000, help="users to score")
+    options.add_argument("--folder", type=Path, default=Path("build/bench"))
+    options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    chosen = options.parse_args()
+    os.environ.update(scoring.QUIET)
+    spark = open_session("tiercast bench", "local[*]", SPARK)
+    bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
+    chosen.page.write_text(page(bench, chosen.scored), encoding="utf-8")
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()
