@@ -60,9 +60,10 @@ def train_and_evaluate(overrides: Sequence[str]) -> Comparison:
     settings = load(CONFIGS, overrides)
     spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
     job = Job(settings, spark, argparse.Namespace(as_of=None))
-    train_model.run(job)
-    version = job.runs[-1].model_version
-    assert version is not None  # train_model has run
+    with job.run("train_model", settings.training.validation_as_of) as trained:
+        train_model.train(job, trained)
+    version = trained.model_version
+    assert version is not None  # it has been trained
     chosen = load(CONFIGS, [*overrides, f"scoring.model_version={version}"])
     evaluation = Job(chosen, spark, argparse.Namespace(as_of=None))
     with evaluation.run("evaluate_model", chosen.evaluation.as_of) as record:

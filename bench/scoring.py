@@ -134,7 +134,7 @@ def _padded(batch: pd.DataFrame, manifest: Manifest) -> dict[str, np.ndarray]:
         )
         channels.append(encoding.channels[c].apply(signed_log(raw)))
     words = [
-        np.stack([pad([codes[c].get(v, UNKNOWN) for v in cell]) for cell in batch[array_column(c)]])
+        np.stack([pad(np.array([codes[c].get(v, UNKNOWN) for v in cell])) for cell in batch[array_column(c)]])
         for c in contract.categorical
     ]
     raw_aggregates = {a: signed_log(batch[a].to_numpy(float)) for a in contract.aggregates}

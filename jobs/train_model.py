@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from features import delta
-from jobs.job import Job, main, parser
+from jobs.job import Job, Run, main, parser
 from training.spark_training import train_model
 
 ARGUMENTS = parser(
@@ -20,23 +20,28 @@ ARGUMENTS = parser(
 
 def run(job: Job) -> None:
     """Train with Horovod on Spark's executors, unless a bundle of exactly these inputs stands already."""
+    with job.run("train_model", job.settings.training.validation_as_of) as record:
+        train(job, record)
+
+
+def train(job: Job, record: Run) -> None:
+    """Train and keep in the record which bundle it became."""
     settings = job.settings
-    with job.run("train_model", settings.training.validation_as_of) as record:
-        record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("sequences", "outcomes")}
-        trained = train_model(
-            job.spark,
-            delta.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
-            delta.read(job.spark, job.uri("outcomes"), record.versions["outcomes"]),
-            settings.contract,
-            settings.model,
-            settings.training,
-            models_uri=settings.storage.models,
-            staging_uri=settings.storage.staging,
-            provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
-            progress=True,
-        )
-        record.status = "written" if trained.created else "unchanged"
-        record.counts, record.model_version = trained.counts, trained.version
+    record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("sequences", "outcomes")}
+    trained = train_model(
+        job.spark,
+        delta.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
+        delta.read(job.spark, job.uri("outcomes"), record.versions["outcomes"]),
+        settings.contract,
+        settings.model,
+        settings.training,
+        models_uri=settings.storage.models,
+        staging_uri=settings.storage.staging,
+        provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
+        progress=True,
+    )
+    record.status = "written" if trained.created else "unchanged"
+    record.counts, record.model_version = trained.counts, trained.version
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
