@@ -182,7 +182,7 @@ def main() -> None:
     options.add_argument("--events", type=int, default=5_000_000)
     options.add_argument("--users", type=int, default=240_000)
     options.add_argument("--days", type=int, default=91)
-    options.add_argument("--scored", type=int, default=100_000, help="users to score")
+    options.add_argument("--scored", type=int, default=60_000, help="users to score")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
     options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     chosen = options.parse_args()
