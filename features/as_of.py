@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from features import table_files, tables
+from features.aggregates import aggregate_columns
 from features.errors import DateError
 from features.histories import DayHistory, UserEvents, cut_run, midnight
 from features.outcomes import outcome_rows
@@ -65,7 +66,7 @@ class Pass:
     @property
     def rows(self) -> int:
         """How many rows of the larger input the pass reads."""
-        return max(sum(f.rows for f in files) for files in (self._events_needed, self.days))
+        return max(sum(f.rows for f in files) for files in (self.events_needed, self.days))
 
     @property
     def dates(self) -> list[dt.date]:
@@ -73,7 +74,8 @@ class Pass:
         return [o.as_of for o in self.outputs if o.kind == SEQUENCES]
 
     @property
-    def _events_needed(self) -> Sequence[TableFile]:
+    def events_needed(self) -> Sequence[TableFile]:
+        """Files of events before the last date of the sequences."""
         last = max(self.dates, default=dt.date.min)
         return [f for f in self.events if f.date < last]
 
@@ -133,7 +135,7 @@ def table_of(kind: str, spec: SequenceSpec) -> tables.Table:
     """The schema of an output."""
     if kind == OUTCOMES:
         return tables.OUTCOMES
-    return tables.sequences(spec.contract, dict.fromkeys(spec.contract.aggregates, ""))
+    return tables.sequences(spec.contract, aggregate_columns(spec.aggregates))
 
 
 def check_known(days: Sequence[TableFile], as_of: dt.date) -> None:
@@ -151,8 +153,7 @@ class EventReader:
     def __init__(self, work: Pass, users: UserRange) -> None:
         self._work, self._users, self._contract = work, users, work.sequences.contract
         self._by_arrival = self._contract.known_by == "ingested_at"
-        last = max(work.dates, default=dt.date.min)
-        self._files = [f for f in work.events if f.date < last and users.overlaps(f.first, f.last)]
+        self._files = [f for f in work.events_needed if users.overlaps(f.first, f.last)]
         self.runs = [self._run(f, self._columns) for f in self._files]
         self._merged = None if self._by_arrival else self._merge(self.runs, None)
 

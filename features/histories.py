@@ -127,8 +127,7 @@ class UserEvents:
     def last(self, as_of: dt.date, length: int) -> Cut:
         """The last `length` events of each user before `as_of`; users without any are left out."""
         instant = midnight(as_of)
-        before = np.concatenate([[0], np.cumsum(self.micros < instant)])
-        counts = before[self.offsets[1:]] - before[self.offsets[:-1]]
+        counts = _counts(self.micros < instant, self.offsets)
         known = np.flatnonzero(counts)
         kept = np.minimum(counts[known], length)
         places = ranges(self.offsets[:-1][known] + counts[known] - kept, kept)
@@ -214,8 +213,7 @@ class DayHistory:
     def before(self, as_of: dt.date) -> UserDays:
         """The days before `as_of`, of the users that have any."""
         limit = day_number(as_of)
-        before = np.concatenate([[0], np.cumsum(self.day < limit)])
-        counts = before[self.offsets[1:]] - before[self.offsets[:-1]]
+        counts = _counts(self.day < limit, self.offsets)
         who = np.flatnonzero(counts)
         first = self.offsets[:-1][who]
         return UserDays(self, who, first, first + counts[who], limit)
@@ -437,6 +435,12 @@ def _offsets(codes: Ints, count: int) -> Ints:
     return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
 
 
+def _counts(chosen: Array, offsets: Ints) -> Ints:
+    """[n] how many of each user's entries are chosen."""
+    before = np.concatenate([[0], np.cumsum(chosen)])
+    return before[offsets[1:]] - before[offsets[:-1]]
+
+
 def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
     """Put the rows of users whose times are not ascending into order, in place."""
     late = (codes[1:] == codes[:-1]) & (times[1:] < times[:-1])
@@ -469,10 +473,6 @@ def _break_ties(
     keys = pa.table({"group": group[part], "id": pa.array(ids, pa.string())})
     order = pc.sort_indices(keys, [("group", "ascending"), ("id", "ascending")]).to_numpy()
     rows[part] = rows[part[order]]
-
-
-def _changed(values: pa.Array) -> Array:
-    return pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy(zero_copy_only=False)
 
 
 def _adjacent(days: UserDays) -> bool:

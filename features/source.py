@@ -218,6 +218,8 @@ def unreadable(text: str) -> str | None:
 
 def failure_in_words(error: Exception) -> TiercastError | None:
     """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
+    if isinstance(error, TiercastError):
+        return error
     text = str(error)
     if isinstance(error, _BAD_VALUES):  # all SQL that can meet one comes from the settings
         return SourceError(bad_value(error))

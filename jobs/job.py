@@ -151,7 +151,7 @@ class Job:
 
 def _in_words(error: Exception) -> str:
     """What `runs` keeps of a failure: an error that is not known may quote raw values, so only its kind."""
-    known = error if isinstance(error, TiercastError) else failure_in_words(error)
+    known = failure_in_words(error)
     return str(known)[:2000] if known is not None else f"{type(error).__name__}: see the log of the job"
 
 

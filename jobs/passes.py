@@ -8,7 +8,6 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 
 from features import as_of, delta, outcomes, rollup, table_files, tables
-from features.aggregates import aggregate_columns
 from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
 from features.errors import TiercastError
 from features.source import failure_in_words
@@ -123,7 +122,7 @@ def write(
         failed: is told of what cannot be written, and the others go on; None: the first failure is raised.
     """
     for kind in dict.fromkeys(kind for kind, _ in wanted):
-        delta.ensure(job.spark, job.uri(kind), _table(job, kind))
+        delta.ensure(job.spark, job.uri(kind), as_of.table_of(kind, job.settings.sequences))
     missing = []
     for kind, date in wanted:
         planned = plan(job, pinned, kind, date)
@@ -151,7 +150,7 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
     for p in group:
         output = p.output
         with told(failed, output.kind, output.as_of), job.run(JOBS[output.kind], output.as_of) as record:
-            added, table = files[output], _table(job, output.kind)
+            added, table = files[output], as_of.table_of(output.kind, job.settings.sequences)
             record.versions = dict(pinned.versions)
             record.versions[output.kind] = delta.commit_files(output.uri, table, record.id, p.seen, output.as_of, added)
             record.counts["rows"] = sum(f.rows for f in added)
@@ -168,19 +167,13 @@ def _read(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> dict[Output, li
     return found
 
 
-def _table(job: Job, kind: str) -> tables.Table:
-    if kind == OUTCOMES:
-        return tables.OUTCOMES
-    return tables.sequences(job.settings.contract, aggregate_columns(job.settings.aggregates))
-
-
 @contextlib.contextmanager
 def told(failed: Failed | None, kind: str, date: dt.date) -> Iterator[None]:
     """Give a failure that is known to `failed`, if there is one, and go on; any other is raised."""
     try:
         yield
     except Exception as error:
-        known = error if isinstance(error, TiercastError) else failure_in_words(error)
+        known = failure_in_words(error)
         if failed is None or known is None:
             raise
         failed(kind, date, known)
