@@ -27,6 +27,7 @@ from features import as_of as shell
 from features import delta, rollup, table_files, tables
 from features.as_of import SEQUENCES, Output, Pass
 from features.session import open_session
+from features.table_files import AddedFile, TableFile
 
 LENGTH, RUNS, DATES, ROWS_PER_RANGE = 128, 3, 30, 1_250_000
 PACKAGES = ("pyspark", "delta-spark", "deltalake", "pyarrow", "numpy", "polars", "duckdb", "tensorflow-cpu", "keras")
@@ -52,11 +53,17 @@ class Bench:
             events.write(spark, programme, str(self.root))
             table = tables.user_days(self.spec.aggregates.event_types)
             delta.ensure(spark, self.days, table)
-            rows = rollup.user_days(delta.read(spark, self.events), self.spec.aggregates)
-            delta.commit(rows, self.days, table, "bench", 0, "true")
+            files = table_files.active_files(self.events, delta.version(spark, self.events))
+            added = self.rolled_up(files)
+            delta.commit_files(self.days, table, "bench", 0, sorted({f.date for f in files}), added)
             (self.root / "complete").touch()
         self.event_files = table_files.active_files(self.events, delta.version(spark, self.events))
         self.day_files = table_files.active_files(self.days, delta.version(spark, self.days))
+
+    def rolled_up(self, files: list[TableFile]) -> list[AddedFile]:
+        """The rollup of all days, written and not committed."""
+        events = delta.read(self.spark, self.events)
+        return rollup.build(self.spark, events, files, self.days, self.spec.aggregates, ROWS_PER_RANGE)
 
     def out(self, name: str) -> str:
         """Where an output lies."""

@@ -58,7 +58,7 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
     """The shell's own reader and kernel, without the aggregates."""
     wanted = [Output(SEQUENCES, emptied(out), as_of, "")]
     work = Pass(events, (), True, wanted, SequenceSpec(contract(length), None), 90)  # type: ignore[arg-type]
-    count = shell.ranges_needed(work.rows, rows, spark.sparkContext.defaultParallelism)
+    count = table_files.ranges_needed(work.rows, rows, spark.sparkContext.defaultParallelism)
     ranges = table_files.user_ranges(count)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

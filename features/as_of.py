@@ -86,7 +86,7 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
     Raises:
         pyspark.errors.PythonException: a file is missing or damaged, or the rollup is not of the events.
     """
-    count = ranges_needed(work.rows, rows_per_range, spark.sparkContext.defaultParallelism)
+    count = table_files.ranges_needed(work.rows, rows_per_range, spark.sparkContext.defaultParallelism)
     ranges = table_files.user_ranges(count)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -101,16 +101,6 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
     for row in written:
         found[work.outputs[row["output"]]].append(AddedFile.from_json(row["file"]))
     return found
-
-
-def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int) -> int:
-    """A power of two: as many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
-    wanted = max(-(-rows // rows_per_range), min(tasks_at_once, -(-rows // _WORTH_A_TASK)), 1)
-    return min(1 << (wanted - 1).bit_length(), _MOST_RANGES)
-
-
-_WORTH_A_TASK = 20_000
-_MOST_RANGES = 1 << 16
 
 
 def build_range(work: Pass, users: UserRange) -> Iterator[tuple[int, AddedFile]]:

@@ -160,53 +160,62 @@ def commit_files(
     table: Table,
     run_id: str,
     seen: int,
-    date: dt.date,
+    dates: Sequence[dt.date],
     files: Sequence[AddedFile],
+    notes: Mapping[str, int | str] | None = None,
 ) -> int:
-    """Commit files that tasks have written as one as-of date's rows, in place of those that stand there.
+    """Commit files that tasks have written as all rows of some dates, in place of those that stand there.
 
     Args:
         uri: where the table lies; `ensure` has been called.
-        table: its schema.
+        table: its schema, partitioned by one date column.
         run_id: identity of the run; kept in the commit.
         seen: the table version on which the run decided to write.
-        date: the as-of date, the files' partition.
-        files: at least one.
+        dates: partitions that are replaced.
+        files: of these dates.
+        notes: kept in the commit beside the run's id; see `last_note`.
 
     Raises:
-        ConcurrentWriteError: another writer committed the same date since `seen`.
+        ConcurrentWriteError: another writer committed one of the dates since `seen`.
         StorageError: the place cannot be written.
     """
-    (partition,), replace = table.partitioned_by, date_is("as_of_date", date)
-    added = (AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files)
-    actions: list[AddAction | RemoveAction] = list(added)
-    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, date)
+    (partition,), wanted = table.partitioned_by, {d.isoformat() for d in dates}
+    added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files]
+    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, wanted)
+    note = json.dumps({"run_id": run_id, **(notes or {})})
+    scope = date_is(partition, dates[0]) if len(dates) == 1 else f"{len(dates)} dates"
     with storage_errors(f"write table {table.name} at {uri}"):
         for _ in range(_RETRIES):
             newest = DeltaFiles(uri)
-            if _files_of(newest, partition, date) != planned_on:
-                raise _lost(table, uri, replace)
+            if _files_of(newest, partition, wanted) != planned_on:
+                raise _lost(table, uri, scope)
+            removed = [
+                RemoveAction(path, True, now_millis(), size=size, partition_values={partition: date})
+                for path, date, size in planned_on
+            ]
             try:
                 newest.create_write_transaction(
-                    actions,
-                    "overwrite",
+                    [*added, *removed],
+                    "append",
                     newest.schema(),
                     [partition],
-                    [(partition, "=", date.isoformat())],
                     commit_properties=CommitProperties(
-                        custom_metadata={"userMetadata": json.dumps({"run_id": run_id})},
+                        custom_metadata={"userMetadata": note},
                         max_commit_retries=0,  # delta-rs would take other dates for conflicts: they are told apart here
-                        app_transactions=[Transaction(f"tiercast:{table.name}:{replace}", newest.version() + 1)],
+                        app_transactions=[Transaction(f"tiercast:{table.name}:{scope}", newest.version() + 1)],
                     ),
                 )
                 return newest.version() + 1
             except CommitFailedError:
                 continue  # somebody committed in between: look again
-    raise _lost(table, uri, replace)
+    raise _lost(table, uri, scope)
 
 
-def _files_of(table: DeltaFiles, partition: str, date: dt.date) -> set[str]:
-    return set(table.file_uris([(partition, "=", date.isoformat())]))
+def _files_of(table: DeltaFiles, partition: str, dates: set[str]) -> set[tuple[str, str, int]]:
+    """Path, date and size of the files of some dates."""
+    found = pa.table(table.get_add_actions(flatten=True)).select(["path", f"partition.{partition}", "size_bytes"])
+    rows = zip(*(c.to_pylist() for c in found.columns), strict=True)
+    return {(path, str(date), size) for path, date, size in rows if str(date) in dates}
 
 
 def write_date(

@@ -1,16 +1,26 @@
-"""From events to `user_days`: the rollup that every window is added up from."""
+"""From events to `user_days`, the rollup that every window is added up from: a pure kernel, and its Spark shell."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features import table_files, tables
 from features.aggregates import AggregateSpec, count_column
+from features.table_files import AddedFile, TableFile, UserRange
+
+POINTS = "points"
+_READ = ["user_id", "event_time", "event_type", "amount", "ingested_at"]
+_KEYS = ["user_id", "arrival_date"]
+_DAY = "day"
+_FILE = "file string"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,33 +35,9 @@ class Update:
         """Whether there is anything to do."""
         return self.everything or bool(self.days)
 
-
-def user_days(events: DataFrame, spec: AggregateSpec) -> DataFrame:
-    """Rows of `user_days` from rows of `events`; sums are exact decimals.
-
-    Points that are null or NaN count as 0; points too large for a decimal fail the query rather than vanish.
-    """
-    bought = f.col("event_type") == spec.purchase_type
-    amount = f.when(bought, f.col("amount"))
-    points = f.expr(spec.rule.points).cast(tables.MONEY) if spec.rule.points else f.lit(0)
-    zero = f.lit(0).cast(tables.TOTAL)
-    # A shuffle by day serves the groups too, and leaves each day in one task, whose file is written in order of users.
-    grouped = (
-        events.withColumn("day", f.col("event_date"))
-        .repartition("day")
-        .groupBy("user_id", f.to_date("ingested_at").alias("arrival_date"), "day")
-    )
-    return grouped.agg(
-        f.count("*").alias("events"),
-        *[f.count_if(f.col("event_type") == t).alias(count_column(t)) for t in spec.event_types],
-        f.coalesce(f.sum(amount), zero).alias("spend"),
-        f.coalesce(f.sum(points), zero).alias("points"),
-        f.max(amount).alias("largest_amount"),
-        f.coalesce(f.sum(amount * amount), f.lit(0)).alias("squared_amount"),
-        f.min("event_time").alias("first_event_time"),
-        f.max("event_time").alias("last_event_time"),
-        f.max(f.when(bought, f.col("event_time"))).alias("last_purchase_time"),
-    ).sortWithinPartitions("day", "user_id", "arrival_date")
+    def includes(self, day: dt.date) -> bool:
+        """Whether a day is to be written anew."""
+        return self.everything or day in self.days
 
 
 def stale_days(events_uri: str, at: int, built_from: int | None) -> Update:
@@ -70,13 +56,143 @@ def stale_days(events_uri: str, at: int, built_from: int | None) -> Update:
     return Update(False, tuple(sorted(changed)))
 
 
-def of_days(rows: DataFrame, column: str, update: Update) -> DataFrame:
-    """The rows whose date is to be written anew."""
-    return rows if update.everything else rows.where(f.col(column).isin(list(update.days)))
+def day_rows(events: pa.Table, spec: AggregateSpec) -> pa.Table:
+    """Rows of `user_days`, but for the day itself, from the events of one day; sums are exact decimals.
+
+    Args:
+        events: `user_id`, `event_time`, `event_type`, `amount`, `ingested_at`, and `points` (decimals, null counts as
+            0) where the rule has them; in any order.
+        spec: event types, and which one is a purchase.
+
+    Raises:
+        pyarrow.ArrowInvalid: a sum does not fit its column.
+    """
+    kind = events["event_type"]
+    bought = pc.equal(kind, spec.purchase_type)
+    amount = pc.if_else(bought, events["amount"], None)
+    counts = {count_column(t): pc.equal(kind, t).cast(pa.int64()) for t in spec.event_types}
+    points = {POINTS: events[POINTS]} if POINTS in events.column_names else {}
+    made = pa.table(
+        {
+            "user_id": events["user_id"],
+            "arrival_date": events["ingested_at"].cast(pa.date32()),
+            **counts,
+            **points,
+            "amount": amount,
+            "square": pc.multiply(amount, amount),
+            "time": events["event_time"],
+            "bought_at": pc.if_else(bought, events["event_time"], None),
+        }
+    )
+    wanted = [("user_id", "count"), *((n, "sum") for n in counts), *((n, "sum") for n in points)]
+    wanted += [("amount", "sum"), ("amount", "max"), ("square", "sum")]
+    wanted += [("time", "min"), ("time", "max"), ("bought_at", "max")]
+    found = made.group_by(_KEYS, use_threads=False).aggregate(wanted)
+    return _as_table(found.sort_by([(key, "ascending") for key in _KEYS]), spec)
 
 
-def predicate(update: Update) -> str:
-    """`replaceWhere` of the days that an update writes."""
-    if update.everything:
-        return "true"
-    return "day IN ({})".format(", ".join(f"DATE'{d.isoformat()}'" for d in update.days))
+def _as_table(sums: pa.Table, spec: AggregateSpec) -> pa.Table:
+    table = tables.user_days(spec.event_types)
+    columns = {
+        **{key: sums[key] for key in _KEYS},
+        "events": sums["user_id_count"],
+        **{count_column(t): sums[f"{count_column(t)}_sum"] for t in spec.event_types},
+        "spend": sums["amount_sum"],
+        "points": sums[f"{POINTS}_sum"] if f"{POINTS}_sum" in sums.column_names else pa.nulls(sums.num_rows),
+        "largest_amount": sums["amount_max"],
+        "squared_amount": sums["square_sum"],
+        "first_event_time": sums["time_min"],
+        "last_event_time": sums["time_max"],
+        "last_purchase_time": sums["bought_at_max"],
+    }
+    rows = pa.table(columns).cast(table.arrow_schema.remove(table.columns.index(_DAY)))
+    for name in ("spend", "points", "squared_amount"):
+        at = rows.column_names.index(name)
+        rows = rows.set_column(at, rows.field(at), rows[name].fill_null(pa.scalar(0).cast(rows[name].type)))
+    return rows
+
+
+def build(
+    spark: SparkSession,
+    events: DataFrame,
+    files: Sequence[TableFile],
+    uri: str,
+    spec: AggregateSpec,
+    rows_per_range: int,
+) -> list[AddedFile]:
+    """Write the rollup of the days of `files`, uncommitted, and say which files it is.
+
+    Args:
+        spark: the session.
+        events: the same events, read by Spark; used where the rule has points, which are an SQL expression.
+        files: active files of `events`, all those of each day.
+        uri: where `user_days` lies.
+        spec: event types and rule.
+        rows_per_range: events that a task holds at once, about.
+
+    Raises:
+        pyspark.errors.PySparkException: a file is missing or damaged, or the points fail on a value.
+    """
+    days: dict[dt.date, list[TableFile]] = {}
+    for file in files:
+        days.setdefault(file.date, []).append(file)
+    counts = {day: table_files.ranges_needed(sum(f.rows for f in of), rows_per_range) for day, of in days.items()}
+    written = _with_points(events, counts, uri, spec) if spec.rule.points else _of_files(spark, days, counts, uri, spec)
+    return [AddedFile.from_json(row["file"]) for row in written.collect()]
+
+
+def _of_files(
+    spark: SparkSession,
+    days: dict[dt.date, list[TableFile]],
+    counts: dict[dt.date, int],
+    uri: str,
+    spec: AggregateSpec,
+) -> DataFrame:
+    portions = [(day, users) for day, count in counts.items() for users in table_files.user_ranges(count)]
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pa.set_cpu_count(1)  # Spark gives a task one core
+        for batch in batches:
+            for k in batch["id"].to_pylist():
+                day, users = portions[k]
+                rows = day_rows(_read(days[day], users), spec)
+                if rows.num_rows:
+                    yield pa.record_batch({"file": [_write(rows, uri, day).to_json()]})
+
+    tasks = min(len(portions), _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return spark.range(0, len(portions), 1, max(tasks, 1)).mapInArrow(task, _FILE)
+
+
+_TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up for
+
+
+def _read(files: Sequence[TableFile], users: UserRange) -> pa.Table:
+    runs = [table_files.read_range(f, users, _READ, ()) for f in files if users.overlaps(f.first, f.last)]
+    runs = runs or [tables.events({}).arrow_schema.empty_table().select(_READ)]
+    rows = pa.concat_tables(runs)
+    return rows.set_column(0, "user_id", rows["user_id"].cast(pa.string()))
+
+
+def pointed(events: DataFrame, spec: AggregateSpec) -> DataFrame:
+    """What `day_rows` takes, with the points of each event: an SQL expression, which only Spark can evaluate.
+
+    Points that are NaN become null; points too large for a decimal fail the query rather than vanish.
+    """
+    points = f.expr(str(spec.rule.points)).cast(tables.MONEY)
+    return events.select(*_READ, points.alias(POINTS), f.col("event_date").alias(_DAY))
+
+
+def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: AggregateSpec) -> DataFrame:
+    place = f.conv(f.substring("user_id", 1, 4), 16, 10).cast("long")
+    portion = f.floor(place * max(counts.values(), default=1) / table_files.SPREAD)
+    rows = pointed(events.where(f.col("event_date").isin(list(counts))), spec)
+
+    def portion_rows(key: tuple[pa.Scalar, ...], rows: pa.Table) -> pa.Table:
+        day = key[0].as_py()
+        return pa.table({"file": [_write(day_rows(rows, spec), uri, day).to_json()]})
+
+    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, _FILE)
+
+
+def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:
+    return table_files.write_file(rows, uri, _DAY, day)

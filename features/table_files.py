@@ -29,7 +29,9 @@ from features import uri as places
 from features.errors import StorageError
 
 USER, INPUTS = "user_id", "inputs_id"
-_SPREAD = 1 << 16  # the first four hexadecimal digits of an id
+SPREAD = 1 << 16
+"""How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
+
 _ROW_GROUP_ROWS = 50_000
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
@@ -58,8 +60,17 @@ class UserRange:
 
 def user_ranges(count: int) -> list[UserRange]:
     """`count` ranges, a power of two up to 65,536, that hold every id once and pseudonyms in equal shares."""
-    bounds = [None, *(f"{_SPREAD * k // count:04x}" for k in range(1, count)), None]
+    bounds = [None, *(f"{SPREAD * k // count:04x}" for k in range(1, count)), None]
     return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
+    """A power of two: as many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
+    wanted = max(-(-rows // rows_per_range), min(tasks_at_once, -(-rows // _WORTH_A_TASK)), 1)
+    return min(1 << (wanted - 1).bit_length(), SPREAD)
+
+
+_WORTH_A_TASK = 20_000  # rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +200,11 @@ class AddedFile:
 
 
 def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date) -> AddedFile:
-    """Write rows of one date as a file of the table at `uri`; `partition` is its date column, kept in the path alone.
+    """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
 
     Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
     """
-    rows = rows.drop_columns([partition])
+    rows = rows.select([c for c in rows.column_names if c != partition])
     path = f"{partition}={date}/part-{uuid.uuid4().hex}.parquet"
     with places.created(places.join(uri, path)) as sink:
         pq.write_table(

@@ -59,9 +59,12 @@ def _update_user_days(job: Job, record: Run) -> Pinned:
     before = delta.last_note(uri, "built_from") if same_rollup else None
     update = rollup.stale_days(events_uri, at, None if before is None else int(before))
     if update.needed:
-        events = rollup.of_days(delta.read(spark, events_uri, at), "event_date", update)
-        rows = rollup.user_days(events, spec)
-        seen = delta.commit(rows, uri, table, record.id, seen, rollup.predicate(update), notes)
+        stale = [f for f in pinned.event_files if update.includes(f.date)]
+        standing = table_files.active_files(uri, seen)
+        dates = {f.date for f in (*stale, *standing) if update.includes(f.date)}
+        events, rows = delta.read(spark, events_uri, at), job.settings.sequence.rows_per_range
+        files = rollup.build(spark, events, stale, uri, spec, rows)
+        seen = delta.commit_files(uri, table, record.id, seen, sorted(dates), files, notes)
     else:
         record.status = "unchanged"
     record.versions = {"events": at, "user_days": seen}
@@ -152,7 +155,8 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
         with told(failed, output.kind, output.as_of), job.run(JOBS[output.kind], output.as_of) as record:
             added, table = files[output], as_of.table_of(output.kind, job.settings.sequences)
             record.versions = dict(pinned.versions)
-            record.versions[output.kind] = delta.commit_files(output.uri, table, record.id, p.seen, output.as_of, added)
+            seen = delta.commit_files(output.uri, table, record.id, p.seen, [output.as_of], added)
+            record.versions[output.kind] = seen
             record.counts["rows"] = sum(f.rows for f in added)
 
 

@@ -19,11 +19,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from features import as_of as shell
-from features import tables
+from features import table_files, tables
 from features.aggregates import aggregate_columns
 from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
 from features.errors import DateError, StorageError
-from features.rollup import user_days
+from features.rollup import day_rows, pointed
 from features.sequences import SequenceSpec
 from features.source import failure_in_words
 from features.table_files import AddedFile, TableFile, user_ranges, write_file
@@ -111,11 +111,13 @@ class Files:
                 if part:
                     self.events.append(self.file("events", "event_date", date, pa.Table.from_pylist(part, schema)))
         frame = spark.createDataFrame([tuple(r.values()) for r in rows], EVENTS.schema)
-        days = user_days(frame, spec.aggregates).toArrow()
-        self.days = [
-            self.file("user_days", "day", date, days.filter(pc.equal(days["day"], date)))
-            for date in sorted(set(days["day"].to_pylist()))
-        ]
+        found = (pointed(frame, spec.aggregates) if spec.aggregates.rule.points else frame).toArrow()
+        dates = found["event_time"].cast(pa.date32())
+        self.days = []
+        for date in sorted(set(dates.to_pylist())):
+            day = day_rows(found.filter(pc.equal(dates, date)), spec.aggregates)
+            day = day.append_column("day", pa.repeat(pa.scalar(date, pa.date32()), day.num_rows))
+            self.days.append(self.file("user_days", "day", date, day))
 
     def file(self, name: str, partition: str, date: dt.date, rows: pa.Table) -> TableFile:
         added = write_file(rows, f"{self.folder}/{name}", partition, date)
@@ -286,7 +288,7 @@ def test_ranges_hold_every_id_once_whatever_it_is() -> None:
     [(0, 4, 1), (20_000, 4, 1), (20_001, 4, 2), (10**6, 4, 4), (10**6, 3, 4), (10**7, 2, 16)],
 )
 def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
-    assert shell.ranges_needed(rows, 10**6, at_once) == count
+    assert table_files.ranges_needed(rows, 10**6, at_once) == count
 
 
 def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession, tmp_path: Path) -> None:

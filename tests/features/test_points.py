@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from features import tables
 from features.errors import SourceError
-from features.rollup import user_days
+from features.rollup import day_rows, pointed
 from features.source import check_expression, failure_in_words
 from features.tiers import TierRule
 from tests.kernel.reference import aggregate_spec
@@ -38,10 +38,11 @@ def check(spark: SparkSession, expression: str) -> None:
     check_expression(spark, expression, EVENTS.schema, "tiers.points")
 
 
-def rolled_up(spark: SparkSession, points: str | None, *overrides: dict[str, Any]) -> DataFrame:
+def rolled_up(spark: SparkSession, points: str | None, *overrides: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [tuple({**BASE, "event_id": f"e{n}", **o}.values()) for n, o in enumerate(overrides)]
-    rule = TierRule(("low", "high"), 30, "all_of", {"points": (1,)}, points)
-    return user_days(spark.createDataFrame(rows, EVENTS.schema), aggregate_spec(rule))
+    spec = aggregate_spec(TierRule(("low", "high"), 30, "all_of", {"points": (1,)}, points))
+    frame = spark.createDataFrame(rows, EVENTS.schema)
+    return day_rows((pointed(frame, spec) if points else frame).toArrow(), spec).to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_bad_input_points_that_fail_on_a_value_are_told_in_words(
 ) -> None:
     check(spark, expression)
     with pytest.raises(PySparkException) as caught:
-        rolled_up(spark, expression, {}).collect()
+        rolled_up(spark, expression, {})
     told = failure_in_words(caught.value)
     assert isinstance(told, SourceError)
     assert words in str(told)
@@ -109,9 +110,9 @@ def test_bad_input_points_that_fail_on_a_value_are_told_in_words(
 def test_sums_of_a_day_are_exact_decimals(spark: SparkSession) -> None:
     # Ten times .1 is not 1 in floating point, and 2**53 + 1 micro-units are not a float64.
     tenth, large = {"amount": Decimal("0.1")}, {"amount": Decimal("9007199254.740993")}
-    (day,) = rolled_up(spark, "amount * 3", *[tenth] * 10).collect()
+    (day,) = rolled_up(spark, "amount * 3", *[tenth] * 10)
     assert (day["spend"], day["points"], day["squared_amount"]) == (1, 3, Decimal("0.1"))
-    (day,) = rolled_up(spark, "amount", large, large).collect()
+    (day,) = rolled_up(spark, "amount", large, large)
     assert day["spend"] == day["points"] == 2 * large["amount"]
     assert day["largest_amount"] == large["amount"]
     assert Fraction(day["squared_amount"]) == 2 * Fraction(large["amount"]) ** 2
@@ -119,18 +120,18 @@ def test_sums_of_a_day_are_exact_decimals(spark: SparkSession) -> None:
 
 def test_points_of_events_without_an_amount_are_0_and_other_types_are_no_spend(spark: SparkSession) -> None:
     visit = {"event_type": "visit", "amount": None}
-    (day,) = rolled_up(spark, "amount", visit, {"event_type": "visit", "amount": Decimal(7)}, {}).collect()
+    (day,) = rolled_up(spark, "amount", visit, {"event_type": "visit", "amount": Decimal(7)}, {})
     assert (day["points"], day["spend"], day["events"], day["events_visit"]) == (17, 10, 3, 2)
-    (day,) = rolled_up(spark, "amount", visit).collect()
+    (day,) = rolled_up(spark, "amount", visit)
     assert (day["points"], day["spend"], day["largest_amount"], day["last_purchase_time"]) == (0, 0, None, None)
 
 
 def test_rule_without_points_has_0_points(spark: SparkSession) -> None:
-    (day,) = rolled_up(spark, None, {}).collect()
+    (day,) = rolled_up(spark, None, {})
     assert day["points"] == 0
 
 
 def test_a_day_is_split_by_the_date_of_arrival_in_utc(spark: SparkSession) -> None:
     moments = [MIDNIGHT - dt.timedelta(microseconds=1), MIDNIGHT, MIDNIGHT + dt.timedelta(hours=23, minutes=59)]
-    rows = rolled_up(spark, None, *[{"ingested_at": m} for m in moments]).collect()
+    rows = rolled_up(spark, None, *[{"ingested_at": m} for m in moments])
     assert {(r["arrival_date"], r["events"]) for r in rows} == {(dt.date(2024, 2, 29), 1), (dt.date(2024, 3, 1), 2)}

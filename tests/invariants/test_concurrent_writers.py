@@ -46,7 +46,7 @@ def by_tasks(spark: SparkSession, uri: str, value: int, seen: int, date: dt.date
     made = rows(spark, value, date).withColumn("inputs_id", f.lit(f"inputs{value}"))
     typed = made.select([made[c.name].cast(c.dataType) for c in tables.OUTCOMES.fields]).toArrow()
     file = table_files.write_file(typed, uri, "as_of_date", date)
-    return delta.commit_files(uri, tables.OUTCOMES, f"run{value}", seen, date, [file])
+    return delta.commit_files(uri, tables.OUTCOMES, f"run{value}", seen, [date], [file])
 
 
 @pytest.fixture(params=[by_spark, by_tasks])
@@ -113,7 +113,7 @@ def test_forty_dates_planned_on_one_version_all_commit(spark: SparkSession, uri:
         columns = {**row, "outcome_tier_rank": [0], "inputs_id": [f"{n}"], "as_of_date": [date]}
         typed = pa.table(columns).cast(tables.OUTCOMES.arrow_schema)
         file = table_files.write_file(typed, uri, "as_of_date", date)
-        assert delta.commit_files(uri, tables.OUTCOMES, f"run{n}", seen, date, [file]) == seen + n + 1
+        assert delta.commit_files(uri, tables.OUTCOMES, f"run{n}", seen, [date], [file]) == seen + n + 1
     assert delta.read(spark, uri).count() == 40
     newest = delta.version(spark, uri)
     assert [table_files.inputs_at(uri, newest, d) for d in dates] == [{f"{n}"} for n in range(40)]
