@@ -178,7 +178,7 @@ def _write(rows: pa.Table, place: str, date: dt.date, part: int) -> AddedFile:
     statistics = (
         f'{{"numRecords": {rows.num_rows}, "minValues": {{"user_id": "{low}"}}, "maxValues": {{"user_id": "{high}"}}}}'
     )
-    return AddedFile(path, size, rows.num_rows, {"event_date": str(date)}, statistics)
+    return AddedFile(place, path, size, rows.num_rows, {"event_date": str(date)}, statistics)
 
 
 def arrow_schema() -> pa.Schema:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from bench import events, scoring, sequences
@@ -28,6 +29,8 @@ from features import delta, rollup, table_files, tables
 from features.as_of import SEQUENCES, Output, Pass
 from features.session import open_session
 from features.table_files import AddedFile, TableFile
+from training.bundle import Manifest
+from training.spark_scoring import Members
 
 LENGTH, RUNS, DATES, ROWS_PER_RANGE = 128, 3, 30, 1_250_000
 PACKAGES = ("pyspark", "delta-spark", "deltalake", "pyarrow", "numpy", "polars", "duckdb", "tensorflow-cpu", "keras")
@@ -102,44 +105,48 @@ class Bench:
         calls = {"one date": lambda: self._pass(few), f"{DATES} dates": lambda: self._pass(many)}
         return alternate(calls, RUNS)
 
-    def _pass(self, dates: list[dt.date]) -> None:
+    def _pass(self, dates: list[dt.date]) -> list[AddedFile]:
         outputs = [Output(SEQUENCES, sequences.emptied(self.out("dates")), d, "bench") for d in dates]
-        shell.build(self.spark, Pass(self.event_files, self.day_files, True, outputs, self.spec, 90), ROWS_PER_RANGE)
+        work = Pass(self.event_files, self.day_files, True, outputs, self.spec, 90)
+        return [f for files in shell.build(self.spark, work, ROWS_PER_RANGE).values() for f in files]
 
     def scores(self, users: int) -> dict[str, dict[str, Cost]]:
-        """Scoring by each network: the job's way, the bare network on ready tensors, and padding user by user."""
-        as_of, models = self.programme.as_of, self.out("models")
-        self._pass([as_of])
-        self.spark.read.parquet(self.out("dates")).limit(users).repartition(8).write.mode("overwrite").parquet(
-            self.out("users")
-        )
-        rows, found = self.spark.read.parquet(self.out("users")), {}
-        contract, cores = self.spec.contract, self.spark.sparkContext.defaultParallelism
+        """Scoring by each network: the job's way, the bare network on ready tensors, and what users write first."""
+        as_of, models, contract = self.programme.as_of, self.out("models"), self.spec.contract
+        files = scoring.sampled(self._pass([as_of]), users, sequences.emptied(self.out("users")), as_of)
+        members = Members.stored(files, as_of, contract, scoring.SETTINGS.rows_per_range)
+        frame = self.spark.read.parquet(self.out("users"))
+        ready = frame.select(*scoring.required_columns(contract)).toArrow().cast(scoring.input_schema(contract))
         shutil.rmtree(models, ignore_errors=True)
+        found = {}
         for name in ("hybrid", "cnn"):
-            manifest = scoring.bundle_of(models, name, contract, scoring.sample(rows, contract, 5000))
-            scoring.session_rows(self.spark)
-            few = rows.limit(2000).cache()
-            mine = scoring.tiercast(few, manifest, models).select("user_id", *(f"p_{t}" for t in contract.tiers))
-            theirs = scoring.naive(few, manifest, models).toPandas().set_index("user_id").sort_index()
-            own = mine.toPandas().set_index("user_id").sort_index().to_numpy()
-            if np.abs(own - np.stack(theirs["p"].to_list())).max() > 1e-6:
-                raise AssertionError(f"{name}: the two ways give other probabilities")
-            ready = rows.select(*scoring.required_columns(contract)).toArrow().cast(scoring.input_schema(contract))
-            bare = scoring.BareLoop(ready, models, manifest.version, cores)
+            manifest = scoring.bundle_of(models, name, contract, scoring.sample(frame, contract, 5000))
+            self._check_scores(members, frame, manifest, models)
+            pq.write_table(scoring.padded_columns(ready, manifest), self.out("padded.parquet"), row_group_size=20_000)
+            padded = self.spark.read.parquet(self.out("padded.parquet")).repartition(8)
+            padded.write.mode("overwrite").parquet(self.out("padded"))
+            padded = self.spark.read.parquet(self.out("padded"))
+            bare = scoring.BareLoop(ready, models, manifest.version, self.spark.sparkContext.defaultParallelism)
             bare()
             calls: dict[str, Callable[[], object]] = {
-                "Tiercast": self._scored(scoring.tiercast, rows, manifest, models),
+                "Tiercast": self._scored(scoring.tiercast, members, manifest, models),
                 "the network alone": bare,
-                "pandas_udf, np.pad, model.predict": self._scored(scoring.naive, rows, manifest, models),
+                "pandas_udf, np.pad, model.predict": self._scored(scoring.by_user, frame, manifest, models),
+                "predict_batch_udf on padded columns": self._scored(scoring.by_batch, padded, manifest, models),
             }
-            found[name] = alternate(calls, RUNS, warm=0)
+            found[f"{name}, {len(ready):,} users"] = alternate(calls, RUNS)
             bare.stop()
         return found
 
-    @staticmethod
-    def _scored(way: Callable[..., DataFrame], *arguments: object) -> Callable[[], None]:
-        return lambda: scoring.consumed(way(*arguments))
+    def _check_scores(self, members: Members, frame: DataFrame, manifest: Manifest, models: str) -> None:
+        theirs = scoring.by_user(self.spark, frame.limit(2000), manifest, models).toPandas().set_index("user_id")
+        mine = scoring.tiercast(self.spark, members, manifest, models).toPandas().set_index("user_id")
+        own = mine.loc[theirs.index, [f"p_{t}" for t in manifest.contract.tiers]].to_numpy()
+        if np.abs(own - np.stack(theirs["p"].to_list())).max() > 1e-6:
+            raise AssertionError(f"{manifest.version}: the two ways give other probabilities")
+
+    def _scored(self, way: Callable[..., DataFrame], *arguments: object) -> Callable[[], None]:
+        return lambda: scoring.consumed(way(self.spark, *arguments))
 
 
 def section(title: str, costs: Mapping[str, Cost], first: str, note: str) -> str:
@@ -178,8 +185,8 @@ def page(bench: Bench, users: int) -> str:
         ),
     ]
     for name, costs in bench.scores(users).items():
-        note = f"{users:,} users from parquet, rows dropped. Probabilities are equal within 1e-6."
-        parts.append(section(f"Scoring with `{name}`", costs, "Tiercast", note))
+        note = "From parquet, results dropped. Probabilities are equal within 1e-6."
+        parts.append(section(f"Scoring with {name}", costs, "Tiercast", note))
     return "\n".join([*head, *parts])
 
 

@@ -5,29 +5,45 @@ from __future__ import annotations
 import datetime as dt
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
+from pyspark.sql.types import ArrayType, DoubleType
 
 from bench.events import TYPES
+from features import uri
 from features.aggregates import AggregateSpec, aggregate_columns
 from features.contract import AGE, Contract, array_column
 from features.sequences import SequenceSpec
+from features.table_files import AddedFile, TableFile, write_file
 from features.tiers import MICROS, TierRule
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.loop import build_model, tensor_width
 from training.settings import ModelSettings, ScoringSettings
-from training.spark_scoring import predictor_of_worker, score
+from training.spark_scoring import Members, predictor_of_worker, score
 from training.statistics import Statistics
-from training.tensors import FIRST_CODE, UNKNOWN, Encoded, input_schema, required_columns, signed_log
+from training.tensors import (
+    AS_OF,
+    FIRST_CODE,
+    TIME_CHANNELS,
+    UNKNOWN,
+    Encoded,
+    input_schema,
+    required_columns,
+    signed_log,
+    to_tensors,
+)
 
-SETTINGS = ScoringSettings(model_version="latest", batch_rows=32_768, model_rows=512, padding=0.15, xla=False)
+SETTINGS = ScoringSettings(model_version="latest", rows_per_range=32_768, model_rows=512, padding=0.15, xla=False)
+TENSORS = ("channels", "codes", "mask", "aggregates", "tier")
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -70,12 +86,25 @@ def bundle_of(models: str, name: str, contract: Contract, rows: pa.Table) -> Man
         return bundle.write_bundle(models, manifest, {MODEL_FILE: file.read()})
 
 
-def tiercast(sequences: DataFrame, manifest: Manifest, models: str) -> DataFrame:
+def sampled(files: Sequence[AddedFile], users: int, place: str, as_of: dt.date) -> list[TableFile]:
+    """About as many users of the sequences, in as many files, evenly over all ids."""
+    step = max(1, round(sum(f.rows for f in files) / users))
+    found = []
+    for file in files:
+        rows = pq.ParquetFile(uri.join(file.table, file.path)).read()
+        rows = rows.take(np.arange(0, rows.num_rows, step))
+        added = write_file(rows, place, AS_OF, as_of)
+        low, high = rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
+        found.append(TableFile(uri.join(place, added.path), as_of, rows.num_rows, low, high))
+    return found
+
+
+def tiercast(spark: SparkSession, members: Members, manifest: Manifest, models: str) -> DataFrame:
     """The job's own scores."""
-    return score(sequences, manifest, models, SETTINGS)
+    return score(spark, members, manifest, models, SETTINGS)
 
 
-def naive(sequences: DataFrame, manifest: Manifest, models: str) -> DataFrame:
+def by_user(spark: SparkSession, rows: DataFrame, manifest: Manifest, models: str) -> DataFrame:
     """A pandas UDF that pads each user's arrays with `np.pad` and calls `model.predict` per batch."""
     columns, version = required_columns(manifest.contract), manifest.version
 
@@ -86,7 +115,7 @@ def naive(sequences: DataFrame, manifest: Manifest, models: str) -> DataFrame:
 
     predict.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
     make: Any = f.pandas_udf
-    return sequences.select("user_id", make(predict, "array<double>")(f.struct(*columns)).alias("p"))
+    return rows.select("user_id", make(predict, "array<double>")(f.struct(*columns)).alias("p"))
 
 
 _models: dict[str, tuple[Any, Manifest]] = {}
@@ -106,7 +135,7 @@ def _loaded(models: str, version: str) -> tuple[Any, Manifest]:
 def _padded(batch: pd.DataFrame, manifest: Manifest) -> dict[str, np.ndarray]:
     """The tensors of `training.tensors.to_tensors`, made user by user."""
     contract, encoding = manifest.contract, manifest.encoding
-    width, _ = tensor_width(manifest.model, contract)
+    width = tensor_width(manifest.model, contract)
     codes = {c: {v: i + FIRST_CODE for i, v in enumerate(words)} for c, words in encoding.vocabulary.items()}
 
     def pad(values: np.ndarray, filler: float = 0.0) -> np.ndarray:
@@ -149,6 +178,9 @@ def _padded(batch: pd.DataFrame, manifest: Manifest) -> dict[str, np.ndarray]:
     }
 
 
+_PATIENCE = 600  # seconds; a process that died must not be waited for
+
+
 class BareLoop:
     """The job's compiled function over ready tensors, a process per core: what no way of scoring can beat."""
 
@@ -168,8 +200,8 @@ class BareLoop:
 
     def __call__(self) -> None:
         """One turn over all rows."""
-        self._barrier.wait()
-        self._barrier.wait()
+        self._barrier.wait(_PATIENCE)
+        self._barrier.wait(_PATIENCE)
 
     def stop(self) -> None:
         """End the processes."""
@@ -201,6 +233,40 @@ def consumed(scores: DataFrame) -> None:
     scores.write.format("noop").mode("overwrite").save()
 
 
-def session_rows(spark: SparkSession) -> None:
-    """The Arrow batches that the job asks for."""
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", SETTINGS.batch_rows)
+def padded_columns(rows: pa.Table, manifest: Manifest) -> pa.Table:
+    """Rows as `predict_batch_udf` takes them: padded tensors at full width, flattened to lists; text is gone."""
+    width = tensor_width(manifest.model, manifest.contract)
+    tensors = to_tensors(rows, manifest.contract, manifest.encoding, width)
+    flat = {name: tensors[name].reshape(rows.num_rows, -1).astype(np.float32) for name in TENSORS}
+    return pa.table({n: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1]) for n, v in flat.items()})
+
+
+def by_batch(spark: SparkSession, rows: DataFrame, manifest: Manifest, models: str) -> DataFrame:
+    """Spark's `predict_batch_udf` over tensors that were padded beforehand."""
+    contract, encoding = manifest.contract, manifest.encoding
+    width = tensor_width(manifest.model, contract)
+    aggregates = len(contract.aggregates) + len(encoding.indicated)
+    channels = len(TIME_CHANNELS) + len(contract.numeric)
+    shapes: list[list[int] | None] = [
+        [width, channels],
+        [width, len(contract.categorical)],
+        [width],
+        [aggregates],
+        [len(contract.tiers)],
+    ]
+
+    def make() -> Any:
+        model, _ = _loaded(models, manifest.version)
+
+        def predict(channels: Any, codes: Any, mask: Any, aggregates: Any, tier: Any) -> np.ndarray:
+            tensors = [channels, codes.astype(np.int32), mask > 0, aggregates, tier]
+            found = model.predict(dict(zip(TENSORS, tensors, strict=True)), batch_size=SETTINGS.model_rows, verbose=0)
+            return np.asarray(found["tier"], np.float64)
+
+        return predict
+
+    udf = predict_batch_udf(make, return_type=ArrayType(DoubleType()), batch_size=_BATCH, input_tensor_shapes=shapes)
+    return rows.select(udf(*TENSORS).alias("p"))
+
+
+_BATCH = 4096

@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from features import as_of as shell
-from features import delta, table_files
+from features import delta, table_files, tasks
 from features.as_of import SEQUENCES, Output, Pass
 from features.contract import AGE, Contract, array_column
 from features.sequences import SequenceSpec, arrays
@@ -58,29 +58,19 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
     """The shell's own reader and kernel, without the aggregates."""
     wanted = [Output(SEQUENCES, emptied(out), as_of, "")]
     work = Pass(events, (), True, wanted, SequenceSpec(contract(length), None), 90)  # type: ignore[arg-type]
-    count = table_files.ranges_needed(work.rows, rows, spark.sparkContext.defaultParallelism)
-    ranges = table_files.user_ranges(count)
+    ranges = shell.user_ranges(work, rows, spark.sparkContext.defaultParallelism)
 
-    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa.set_cpu_count(1)
-        for batch in batches:
-            for k in batch["id"].to_pylist():
-                reader = shell.EventReader(work, ranges[k])
-                merged = reader.known(as_of)
-                cut = merged.last(as_of, length)
-                table = pa.table(
-                    {
-                        "user_id": cut.users,
-                        "length": pa.array(cut.lengths.astype(np.int32)),
-                        **arrays(merged, cut, work.sequences.contract),
-                        "as_of_date": pa.repeat(pa.scalar(as_of, pa.date32()), len(cut.users)),
-                    }
-                )
-                added = table_files.write_file(table, out, "as_of_date", as_of)
-                yield pa.record_batch({"file": [added.to_json()]})
+    def build(k: int) -> Iterator[AddedFile]:
+        merged = shell.EventReader(work, ranges[k]).known(as_of)
+        cut = merged.last(as_of, length)
+        columns = {
+            "user_id": cut.users,
+            "length": pa.array(cut.lengths.astype(np.int32)),
+            **arrays(merged, cut, work.sequences.contract),
+        }
+        yield table_files.write_file(pa.table(columns), out, "as_of_date", as_of)
 
-    rows_written = spark.range(0, count, 1, count).mapInArrow(task, "file string").collect()
-    files = [AddedFile.from_json(r["file"]) for r in rows_written]
+    files = tasks.files(spark, len(ranges), build)
     create_table_with_add_actions(
         out,
         Schema.from_arrow(_SCHEMA.append(pa.field("as_of_date", pa.date32()))),

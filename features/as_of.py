@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
-from features import table_files, tables
+from features import table_files, tables, tasks
 from features.aggregates import aggregate_columns
 from features.errors import DateError
 from features.histories import DayHistory, UserEvents, cut_run, midnight
@@ -24,6 +24,7 @@ from features.sequences import SequenceSpec, build_sequences
 from features.table_files import AddedFile, TableFile, UserRange, read_range
 
 SEQUENCES, OUTCOMES = "sequences", "outcomes"
+_PARTITION = "as_of_date"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,39 +87,40 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
     Raises:
         pyspark.errors.PythonException: a file is missing or damaged, or the rollup is not of the events.
     """
-    count = table_files.ranges_needed(work.rows, rows_per_range, spark.sparkContext.defaultParallelism)
-    ranges = table_files.user_ranges(count)
-
-    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa.set_cpu_count(1)  # Spark gives a task one core
-        for batch in batches:
-            for k in batch["id"].to_pylist():
-                for place, added in build_range(work, ranges[k]):
-                    yield pa.record_batch({"output": pa.array([place], pa.int32()), "file": [added.to_json()]})
-
-    written = spark.range(0, count, 1, count).mapInArrow(task, "output int, file string").collect()
+    ranges = user_ranges(work, rows_per_range, spark.sparkContext.defaultParallelism)
     found: dict[Output, list[AddedFile]] = {output: [] for output in work.outputs}
-    for row in written:
-        found[work.outputs[row["output"]]].append(AddedFile.from_json(row["file"]))
+    outputs = {(o.uri, str(o.as_of)): o for o in work.outputs}
+    for file in tasks.files(spark, len(ranges), lambda k: build_range(work, ranges[k])):
+        found[outputs[file.table, file.partition[_PARTITION]]].append(file)
     return found
 
 
-def build_range(work: Pass, users: UserRange) -> Iterator[tuple[int, AddedFile]]:
-    """Write one file per output for the users of a range; yields the output's place and the file."""
+def user_ranges(work: Pass, rows_per_range: int, tasks_at_once: int) -> list[UserRange]:
+    """The ranges of users that tasks take one by one."""
+    return table_files.user_ranges(table_files.ranges_needed(work.rows, rows_per_range, tasks_at_once))
+
+
+def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
+    """Write one file per output for the users of a range."""
+    for output, rows in rows_of_range(work, users):
+        if rows.num_rows:
+            rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
+            columns = table_of(output.kind, work.sequences).columns
+            yield table_files.write_file(rows.select(columns), output.uri, _PARTITION, output.as_of)
+
+
+def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:
+    """The rows of each output, but for `inputs_id`, of the users of a range."""
     days, spec = DayReader(work, users), work.sequences
     events = EventReader(work, users) if work.dates else None
-    for place, output in enumerate(work.outputs):
+    for output in work.outputs:
         known = days.known(output.as_of)
         if output.kind == SEQUENCES:
             assert events is not None
-            rows = build_sequences(events.known(output.as_of), known, output.as_of, spec)
+            yield output, build_sequences(events.known(output.as_of), known, output.as_of, spec)
         else:
             members = known.before(output.as_of).users
-            rows = outcome_rows(members, days.all, output.as_of, work.horizon_days, spec.aggregates)
-        if rows.num_rows:
-            rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
-            columns = table_of(output.kind, spec).columns
-            yield place, table_files.write_file(rows.select(columns), output.uri, "as_of_date", output.as_of)
+            yield output, outcome_rows(members, days.all, output.as_of, work.horizon_days, spec.aggregates)
 
 
 def table_of(kind: str, spec: SequenceSpec) -> tables.Table:

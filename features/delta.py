@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,12 +149,6 @@ def commit(
         return _version_of(uri, table, run_id, replace)
 
 
-def commit_date(rows: DataFrame, uri: str, table: Table, run_id: str, seen: int, date: dt.date, inputs_id: str) -> int:
-    """Commit one as-of date's rows in place of those that stand there; see `commit`."""
-    stamped = rows.withColumn("inputs_id", f.lit(inputs_id))
-    return commit(stamped, uri, table, run_id, seen, date_is("as_of_date", date))
-
-
 def commit_files(
     uri: str,
     table: Table,
@@ -218,36 +212,6 @@ def _files_of(table: DeltaFiles, partition: str, dates: set[str]) -> set[tuple[s
     return {(path, str(date), size) for path, date, size in rows if str(date) in dates}
 
 
-def write_date(
-    spark: SparkSession,
-    uri: str,
-    table: Table,
-    run_id: str,
-    date: dt.date,
-    inputs_id: str,
-    rows: Callable[[], DataFrame],
-) -> int | None:
-    """Write one as-of date's `rows` unless they stand already, made from exactly these inputs.
-
-    Args:
-        spark: the session.
-        uri: where the table lies, or shall lie.
-        table: its schema.
-        run_id: identity of the run.
-        date: the as-of date.
-        inputs_id: fingerprint of all that the rows follow from.
-        rows: makes the rows, without `inputs_id`; called only where they are needed.
-
-    Returns:
-        The version that holds the rows, or None where there was nothing to do.
-    """
-    ensure(spark, uri, table)
-    seen = version(spark, uri)
-    if has_inputs(spark, uri, date, inputs_id):
-        return None
-    return commit_date(rows(), uri, table, run_id, seen, date, inputs_id)
-
-
 def append(uri: str, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
     """Append a few rows of the driver's own, without a Spark job; `ensure` has been called.
 
@@ -288,12 +252,6 @@ def _lost(table: Table, uri: str, replace: str | None) -> ConcurrentWriteError:
 def date_is(column: str, date: dt.date) -> str:
     """Predicate that selects one date's partition."""
     return f"{column} = DATE'{date.isoformat()}'"
-
-
-def has_inputs(spark: SparkSession, uri: str, as_of: dt.date, inputs_id: str) -> bool:
-    """Whether the as-of date's rows are there already and were made from exactly these inputs."""
-    found = read(spark, uri).where(date_is("as_of_date", as_of)).select("inputs_id").distinct().limit(2).collect()
-    return [row[0] for row in found] == [inputs_id]
 
 
 _CONFLICTS = (

@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from features import table_files, tables
+from features import table_files, tables, tasks
 from features.aggregates import AggregateSpec, count_column
 from features.table_files import AddedFile, TableFile, UserRange
 
@@ -20,7 +20,6 @@ POINTS = "points"
 _READ = ["user_id", "event_time", "event_type", "amount", "ingested_at"]
 _KEYS = ["user_id", "arrival_date"]
 _DAY = "day"
-_FILE = "file string"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,30 +136,18 @@ def build(
     for file in files:
         days.setdefault(file.date, []).append(file)
     counts = {day: table_files.ranges_needed(sum(f.rows for f in of), rows_per_range) for day, of in days.items()}
-    written = _with_points(events, counts, uri, spec) if spec.rule.points else _of_files(spark, days, counts, uri, spec)
-    return [AddedFile.from_json(row["file"]) for row in written.collect()]
-
-
-def _of_files(
-    spark: SparkSession,
-    days: dict[dt.date, list[TableFile]],
-    counts: dict[dt.date, int],
-    uri: str,
-    spec: AggregateSpec,
-) -> DataFrame:
+    if spec.rule.points:
+        found = _with_points(events, counts, uri, spec).collect()
+        return [AddedFile.from_json(row["file"]) for row in found]
     portions = [(day, users) for day, count in counts.items() for users in table_files.user_ranges(count)]
 
-    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa.set_cpu_count(1)  # Spark gives a task one core
-        for batch in batches:
-            for k in batch["id"].to_pylist():
-                day, users = portions[k]
-                rows = day_rows(_read(days[day], users), spec)
-                if rows.num_rows:
-                    yield pa.record_batch({"file": [_write(rows, uri, day).to_json()]})
+    def work(portion: int) -> Iterator[AddedFile]:
+        day, users = portions[portion]
+        rows = day_rows(_read(days[day], users), spec)
+        if rows.num_rows:
+            yield _write(rows, uri, day)
 
-    tasks = min(len(portions), _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-    return spark.range(0, len(portions), 1, max(tasks, 1)).mapInArrow(task, _FILE)
+    return tasks.files(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
 
 
 _TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up for
@@ -191,7 +178,7 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
         day = key[0].as_py()
         return pa.table({"file": [_write(day_rows(rows, spec), uri, day).to_json()]})
 
-    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, _FILE)
+    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, "file string")
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:

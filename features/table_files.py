@@ -146,15 +146,31 @@ def fingerprint(*parts: object) -> str:
 def read_range(file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
     """The rows of a file whose users lie in a range, in its order; ids and the strings in `words` as dictionaries.
 
+    Strings inside arrays can be named too; they are left as they are where the file has no dictionary of them.
+
     Raises:
         StorageError: the file is missing or damaged.
     """
     with _damaged(file.uri), places.opened(file.uri) as source:
-        parquet = pq.ParquetFile(
-            source, read_dictionary=[USER, *(c for c in words if c in columns)], coerce_int96_timestamp_unit="us"
-        )
-        groups = _groups(parquet.metadata, users)
-        return _in_range(parquet.read_row_groups(groups, columns=list(columns), use_threads=False), users)
+        schema = pq.read_schema(source)
+        nested = [c for c in words if c in columns and pa.types.is_nested(schema.field(c).type)]
+        flat = [USER, *(c for c in words if c in columns and c not in nested)]
+        try:
+            return _in_range(_read(source, users, columns, flat, nested), users)
+        except pa.ArrowNotImplementedError:
+            return _in_range(_read(source, users, columns, flat, []), users)
+
+
+def _read(
+    source: pa.NativeFile, users: UserRange, columns: Sequence[str], flat: Sequence[str], nested: Sequence[str]
+) -> pa.Table:
+    inside = [f"{name}.list.element" for name in nested]
+    parquet = pq.ParquetFile(source, read_dictionary=[*flat, *inside], coerce_int96_timestamp_unit="us")
+    groups = _groups(parquet.metadata, users)
+    if not nested or not groups:
+        return parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
+    # Arrow reads dictionaries inside arrays, several times as fast as strings, from one row group at a time.
+    return pa.concat_tables([parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups])
 
 
 def _groups(metadata: pq.FileMetaData, users: UserRange) -> list[int]:
@@ -181,8 +197,9 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
 
 @dataclasses.dataclass(frozen=True)
 class AddedFile:
-    """A file that was written and not yet committed; `path` is relative to the table."""
+    """A file that was written and not yet committed; `path` is relative to `table`, the table's place."""
 
+    table: str
     path: str
     size: int
     rows: int
@@ -217,7 +234,7 @@ def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date) -> Added
             store_schema=False,
         )
         size = sink.tell()
-    return AddedFile(path, size, rows.num_rows, {partition: str(date)}, _statistics(rows))
+    return AddedFile(uri, path, size, rows.num_rows, {partition: str(date)}, _statistics(rows))
 
 
 def _dictionaries(schema: pa.Schema) -> list[str]:

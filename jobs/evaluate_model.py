@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from features import delta, tables
+from jobs import passes
 from jobs.job import Job, Run, main, parser
 from jobs.reports import write_evaluation
 from training.baselines import fit_baselines
@@ -19,7 +20,7 @@ from training.spark_scoring import collect_forecasts, score
 
 ARGUMENTS = parser(
     "evaluate_model",
-    reads="sequences and outcomes of `evaluation.as_of` and of the training dates, and the bundle.",
+    reads="sequences (or events) and outcomes of `evaluation.as_of`, those of the training dates, and the bundle.",
     writes="evaluations, reports/AS_OF.html, reports/AS_OF.json, runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml",
     as_of="optional",
@@ -42,7 +43,8 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
     outcomes = delta.read(job.spark, job.existing("outcomes"))
-    scores = score(job.sequences_of(date), manifest, settings.storage.models, settings.scoring)
+    members = passes.members(job, passes.pin_events(job), date, record)
+    scores = score(job.spark, members, manifest, settings.storage.models, settings.scoring)
     of_date = outcomes.where(delta.date_is("as_of_date", date))
     forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)
     transitions = tier_transitions(
@@ -58,7 +60,7 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     )
     record.counts = {"rows": comparison.model.rows}
     record.versions["evaluations"] = _keep(job, record, manifest, date, comparison)
-    write_evaluation(job, manifest, forecasts, date, comparison)
+    write_evaluation(job, manifest, forecasts, date, comparison, of_date.count())
     return comparison
 
 

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from features import delta, tables
 from features.errors import DateError, ReconciliationError, TiercastError
@@ -87,27 +87,6 @@ class Job:
         if not delta.exists(self.spark, self.uri(table)):
             raise DateError(f"there is no table {table} at {self.uri(table)}: run {_WRITTEN_BY[table]} first")
         return self.uri(table)
-
-    def write_date(
-        self, record: Run, table: tables.Table, date: dt.date, inputs_id: str, rows: Callable[[], DataFrame]
-    ) -> DataFrame | None:
-        """Write one as-of date of a table unless it stands, keep the record; the rows written, or None."""
-        uri = self.uri(table.name)
-        found = delta.write_date(self.spark, uri, table, record.id, date, inputs_id, rows)
-        if found is None:
-            record.status = "unchanged"
-            return None
-        record.versions[table.name] = found
-        written = delta.read(self.spark, uri, found).where(delta.date_is("as_of_date", date))
-        record.counts["rows"] = written.count()
-        return written
-
-    def sequences_of(self, date: dt.date) -> DataFrame:
-        """The sequences of one as-of date; DateError if there are none."""
-        rows = delta.read(self.spark, self.existing("sequences")).where(delta.date_is("as_of_date", date))
-        if rows.isEmpty():
-            raise DateError(f"there are no sequences as of {date}: run build_sequences --as-of {date} first")
-        return rows
 
     def tables_there(self) -> list[str]:
         """Names of the tables that exist, in the order of the data's way."""

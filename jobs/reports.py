@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 def write_forecast(job: Job, manifest: Manifest, scores: DataFrame, date: dt.date) -> None:
     """The page of a date whose outcomes nobody knows yet."""
     probabilities, current = collect_scores(scores, manifest.contract, job.settings.evaluation.max_users)
-    _write(job, manifest, date, summarise_forecast(probabilities, current, manifest.contract.tiers), None)
+    forecast = summarise_forecast(probabilities, current, manifest.contract.tiers)
+    _write(job, manifest, date, forecast, None, scores.count())
 
 
-def write_evaluation(job: Job, manifest: Manifest, forecasts: Forecasts, date: dt.date, comparison: Comparison) -> None:
-    """The page and the JSON of an evaluated date."""
+def write_evaluation(
+    job: Job, manifest: Manifest, forecasts: Forecasts, date: dt.date, comparison: Comparison, known: int
+) -> None:
+    """The page and the JSON of an evaluated date; `known` is how many members have an outcome."""
     forecast = summarise_forecast(forecasts.probabilities, forecasts.current_rank, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, comparison)
+    _write(job, manifest, date, forecast, comparison, known)
     content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict()}
     uri.write_bytes(address(job, date, "json"), json.dumps(content, indent=1).encode())
 
@@ -37,7 +40,9 @@ def address(job: Job, date: dt.date, ending: str = "html") -> str:
     return uri.join(job.settings.storage.reports, f"{date}.{ending}")
 
 
-def _write(job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, comparison: Comparison | None) -> None:
+def _write(
+    job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, comparison: Comparison | None, known: int
+) -> None:
     settings = job.settings
     rule = settings.tiers.rule()
     inputs = ReportInputs(
@@ -55,13 +60,12 @@ def _write(job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, comp
             **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
         },
         rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
-        notes=_notes(job, forecast, date),
+        notes=_notes(forecast, known),
     )
     uri.write_bytes(address(job, date), render(inputs).encode())
 
 
-def _notes(job: Job, forecast: Forecast, date: dt.date) -> list[str]:
-    known = job.sequences_of(date).count()
+def _notes(forecast: Forecast, known: int) -> list[str]:
     if forecast.rows == known:
         return []
     return [f"Figures and plots stand on a sample of {forecast.rows:,} of {known:,} members."]

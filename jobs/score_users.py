@@ -6,20 +6,21 @@ import datetime as dt
 import sys
 from collections.abc import Sequence
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
+import pyarrow as pa
 
 from features import delta, table_files, tables
+from features.as_of import SEQUENCES
 from features.tiers import TierRule
+from jobs import passes
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
 from training.bundle import Manifest, check_fits, read_manifest
-from training.spark_scoring import score
+from training.spark_scoring import write_scores
 
 ARGUMENTS = parser(
     "score_users",
-    reads="sequences of the as-of date, and the bundle named by `scoring.model_version`.",
-    writes="scores, tiers, reports/AS_OF.html where the outcomes are not known yet, runs.",
+    reads="the bundle named by `scoring.model_version`; sequences of the as-of date, or events where there are none.",
+    writes="scores, tiers, user_days where it is stale, reports/AS_OF.html where the outcomes are not known yet, runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01",
     as_of="required",
 )
@@ -35,21 +36,26 @@ def run(job: Job) -> None:
 
 def score_users(job: Job, record: Run, date: dt.date) -> None:
     """Write the scores of one as-of date in one commit."""
-    settings, contract = job.settings, job.settings.contract
+    settings, uri = job.settings, job.uri("scores")
     manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
-    check_fits(manifest, contract)
-    sequences = job.sequences_of(date)
+    check_fits(manifest, settings.contract)
     record.model_version = manifest.version
-    inputs = _inputs(delta.scalar(sequences.select("inputs_id").limit(1)), manifest)
-
-    def rows() -> DataFrame:
-        scores = score(sequences, manifest, settings.storage.models, settings.scoring)
-        return scores.withColumn("scored_at", f.lit(record.now))
-
-    written = job.write_date(record, tables.scores(contract.tiers), date, inputs, rows)
-    if written is not None:
-        reconcile(f"scores as of {date}", sequences.count(), record.counts["rows"])
-        write_forecast(job, manifest, written, date)
+    table = tables.scores(manifest.contract.tiers)
+    delta.ensure(job.spark, uri, table)
+    seen, pinned = delta.version(job.spark, uri), passes.pin_events(job)
+    inputs = _inputs(passes.inputs_of(job, pinned, SEQUENCES, date), manifest)
+    if table_files.stale(table_files.inputs_at(uri, seen, date), inputs) is None:
+        record.status = "unchanged"
+        return
+    members = passes.members(job, pinned, date, record)
+    stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
+    files = write_scores(job.spark, members, manifest, settings.storage.models, settings.scoring, uri, stamp)
+    record.counts["rows"] = sum(f.rows for f in files)
+    if members.count is not None:
+        reconcile(f"scores as of {date}", members.count, record.counts["rows"])
+    record.versions["scores"] = delta.commit_files(uri, table, record.id, seen, [date], files)
+    scores = delta.read(job.spark, uri, record.versions["scores"]).where(delta.date_is("as_of_date", date))
+    write_forecast(job, manifest, scores, date)
 
 
 def _inputs(of_sequences: str, manifest: Manifest) -> str:

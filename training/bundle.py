@@ -22,7 +22,7 @@ from features.errors import BundleError, DateError
 from training.settings import ModelSettings
 from training.tensors import Encoding
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a manifest changes."""
 
 LATEST = "latest"

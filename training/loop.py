@@ -90,22 +90,19 @@ class Plan:
 
     def tensor_maker(self) -> TensorMaker:
         """How this training makes tensors."""
-        width, trim = tensor_width(self.model, self.contract)
-        return TensorMaker(self.contract, self.encoding, width, trim)
+        return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM)
 
 
-def tensor_width(model: ModelSettings, contract: Contract) -> tuple[int, int | None]:
-    """Padded length of a model's inputs, and the multiple that batches may be trimmed to (None: not at all)."""
-    width = min(int(model.resolved()["max_events"]), contract.length)
-    return width, None if model_module(model.name).FIXED_WIDTH else TRIM
+def tensor_width(model: ModelSettings, contract: Contract) -> int:
+    """The largest padded length of a model's inputs; it takes any shorter one that holds the events."""
+    return min(int(model.resolved()["max_events"]), contract.length)
 
 
 def build_model(model: ModelSettings, contract: Contract, encoding: Encoding) -> Any:
     """The Keras model with fresh weights."""
     from training.models.layers import Shapes
 
-    width, trim = tensor_width(model, contract)
-    shapes = Shapes.of(contract, encoding, width if trim is None else None)
+    shapes = Shapes.of(contract, encoding, tensor_width(model, contract))
     return model_module(model.name).build(shapes, parameters_class(model.name)(**model.parameters))
 
 

@@ -169,8 +169,8 @@ class ScoringSettings(_Strict):
     """Which bundle scores, and in what portions."""
 
     model_version: str = Field(min_length=1, description="`latest`, or the version of a bundle")
-    batch_rows: Positive = Field(
-        le=1_000_000, description="rows that the UDF takes together; the more, the fewer empty ones in calls"
+    rows_per_range: Positive = Field(
+        le=1_000_000, description="members that one task holds at once; the more, the fewer empty rows in calls"
     )
     model_rows: Positive = Field(le=65_536, description="rows of one call of the network")
     padding: float = Field(ge=0, le=0.9, description="largest share of padding in a row that the network sees")

@@ -1,4 +1,4 @@
-"""Scoring on Spark: a UDF that turns rows of `sequences` into tier probabilities, and the columns around it.
+"""Scoring on Spark: tasks that read or build rows of `sequences` and score them, and the same network as a UDF for SQL.
 
 The network is loaded once per Python worker and never by the driver. A row's padded width follows from its own length
 and the rows of a call are always as many, so a forecast does not depend on the rows it is computed with.
@@ -7,8 +7,9 @@ and the rows of a call are always as many, so a forecast does not depend on the 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,18 +17,20 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
+from pyspark.sql.types import StructType
 
-from features.contract import Contract
+from features import table_files, tables, tasks
+from features.as_of import Pass, rows_of_range
+from features.contract import Contract, array_column
 from features.errors import TrainingDataError
+from features.table_files import AddedFile, TableFile, UserRange
 from training import bundle
 from training.bundle import Manifest
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
-from training.tensors import AS_OF, TIER_RANK, Array, Encoded, input_schema, required_columns
+from training.tensors import AS_OF, TIER_RANK, Array, Encoded, input_schema
 
-_PROBABILITIES = "probabilities"
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
-_BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 _loaded: dict[tuple[str, str, str], Predictor] = {}
 """Predictors of this Python worker by models URI, version and settings: it outlives tasks, closures do not."""
@@ -59,9 +62,8 @@ class Predictor:
 
         self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
         self._rows, padding = settings.model_rows, settings.padding
-        width, trim = tensor_width(manifest.model, manifest.contract)
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
-        self._widths = np.array([width]) if trim is None else width_ladder(width, padding)
+        self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), padding)
         names = list(model.input)
         signature = {n: tf.TensorSpec([self._rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
         self.network = tf.function(
@@ -113,36 +115,6 @@ def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) 
     return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
 
 
-def _arrow_scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) -> Callable[[Column], Column]:
-    """The same function over Arrow arrays: no Python object is made for a user."""
-    version = manifest.version
-
-    def probabilities(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        predictor = predictor_of_worker(models_uri, version, settings)
-        for group in gathered(batches, settings.batch_rows):
-            found = predictor(pa.Table.from_batches([pa.RecordBatch.from_struct_array(b) for b in group]))
-            offsets = np.arange(len(found) + 1, dtype=np.int32) * found.shape[1]
-            lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.ravel()))
-            for start, batch in zip(np.cumsum([0, *map(len, group)]), group, strict=False):
-                yield lists.slice(start, len(batch))
-
-    probabilities.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    make: Any = f.arrow_udf
-    return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
-
-
-def gathered(batches: Iterator[pa.Array], rows: int) -> Iterator[list[pa.Array]]:
-    """Batches in groups of at least `rows` rows: Spark's follow its file reader and are too small to fill calls."""
-    group: list[pa.Array] = []
-    for batch in batches:
-        group.append(batch)
-        if sum(map(len, group)) >= rows:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 def register_scoring_udf(
     spark: SparkSession, name: str, manifest: Manifest, models_uri: str, settings: ScoringSettings
 ) -> None:
@@ -150,42 +122,133 @@ def register_scoring_udf(
     spark.udf.register(name, scoring_udf(manifest, models_uri, settings))
 
 
-def score(sequences: DataFrame, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> DataFrame:
-    """One row per row of `sequences`: the forecast and the standing beside it, all flat.
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """Who is to be scored, by ranges of users: rows of `sequences` that the scoring task reads or builds by itself.
+
+    Attributes:
+        as_of: the as-of date.
+        ranges: what tasks take one by one.
+        rows_of: the rows of a range.
+        count: how many there are; None where only the build will tell.
+    """
+
+    as_of: dt.date
+    ranges: Sequence[UserRange]
+    rows_of: Callable[[UserRange], pa.Table]
+    count: int | None = None
+
+    @classmethod
+    def stored(cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int) -> Members:
+        """Those of the active files of one as-of date of `sequences`."""
+        columns = [*_STANDING, *(c for c in contract.input_columns if c not in _STANDING)]
+        words = [*_WORDS, *(array_column(c) for c in contract.categorical)]
+        count = sum(f.rows for f in files)
+
+        def rows_of(users: UserRange) -> pa.Table:
+            found = [table_files.read_range(f, users, columns, words) for f in files if users.overlaps(f.first, f.last)]
+            rows = pa.concat_tables(found) if found else _no_members(contract).select(columns)
+            return rows.append_column(AS_OF, pa.repeat(pa.scalar(as_of, pa.date32()), rows.num_rows))
+
+        return cls(as_of, table_files.user_ranges(table_files.ranges_needed(count, rows_per_range)), rows_of, count)
+
+    @classmethod
+    def built(cls, work: Pass, ranges: Sequence[UserRange]) -> Members:
+        """Those of a pass with one output, sequences, which are built where they are scored and never written."""
+        (as_of,) = work.dates
+        return cls(as_of, ranges, lambda users: next(rows for _, rows in rows_of_range(work, users)))
+
+
+def score(
+    spark: SparkSession, members: Members, manifest: Manifest, models_uri: str, settings: ScoringSettings
+) -> DataFrame:
+    """One row per member: the columns of `tables.scores` but for `scored_at` and `inputs_id`.
 
     Args:
-        sequences: rows that follow the manifest's contract, see `training.bundle.check_fits`.
+        spark: the session.
+        members: rows that follow the manifest's contract, see `training.bundle.check_fits`.
         manifest: of the bundle.
         models_uri: where the bundle lies; each Python worker reads it from there.
-        settings: portions; sets the session's Arrow batch size.
-
-    Returns:
-        user_id, as_of_date, current_tier, predicted_tier, p_<tier> each, p_upgrade, p_downgrade, next_tier_margin,
-        next_tier, gap_to_next_tier, gap_measure, sequence_length, truncated, model_version.
+        settings: sizes of the network's calls.
     """
-    sequences.sparkSession.conf.set(_BATCH_ROWS, settings.batch_rows)
-    columns = required_columns(manifest.contract)
-    udf = _arrow_scoring_udf(manifest, models_uri, settings)
-    forecast = sequences.withColumn(_PROBABILITIES, udf(f.struct(*columns)))
-    tiers, rank = manifest.contract.tiers, f.col(TIER_RANK)
-    p = [f.col(_PROBABILITIES)[k] for k in range(len(tiers))]
-    best = f.array_position(_PROBABILITIES, f.array_max(_PROBABILITIES)).cast("int")
-    return forecast.select(
-        "user_id",
-        AS_OF,
-        "current_tier",
-        f.element_at(f.array(*map(f.lit, tiers)), best).alias("predicted_tier"),
-        *[p[k].alias(f"p_{tier}") for k, tier in enumerate(tiers)],
-        _total(p, lambda k: rank < k).alias("p_upgrade"),
-        _total(p, lambda k: rank > k).alias("p_downgrade"),
-        (f.get(_PROBABILITIES, rank + 1) - f.get(_PROBABILITIES, rank)).alias("next_tier_margin"),
-        "next_tier",
-        "gap_to_next_tier",
-        "gap_measure",
-        f.col("length").alias("sequence_length"),
-        "truncated",
-        f.lit(manifest.version).alias("model_version"),
+    fields = [f for f in tables.scores(manifest.contract.tiers).fields if f.name not in _ADDED]
+
+    def work(portion: int) -> Iterator[pa.RecordBatch]:
+        rows = _scored(members, portion, manifest, models_uri, settings)
+        yield from rows.select([f.name for f in fields]).to_batches()
+
+    return tasks.rows(spark, len(members.ranges), work, StructType(fields))
+
+
+def write_scores(
+    spark: SparkSession,
+    members: Members,
+    manifest: Manifest,
+    models_uri: str,
+    settings: ScoringSettings,
+    uri: str,
+    added: Mapping[str, pa.Scalar],
+) -> list[AddedFile]:
+    """Write what `score` gives as files of `scores`, uncommitted; `added` are `scored_at` and `inputs_id`."""
+    columns = tables.scores(manifest.contract.tiers).columns
+
+    def work(portion: int) -> Iterator[AddedFile]:
+        rows = _scored(members, portion, manifest, models_uri, settings)
+        if rows.num_rows:
+            for name, value in added.items():
+                rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+            yield table_files.write_file(rows.select(columns), uri, AS_OF, members.as_of)
+
+    return tasks.files(spark, len(members.ranges), work)
+
+
+def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> pa.Table:
+    predictor = predictor_of_worker(models_uri, manifest.version, settings)
+    rows = members.rows_of(members.ranges[portion])
+    return forecast_rows(rows, predictor(rows), manifest)
+
+
+def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> pa.Table:
+    """The forecast of each row of `sequences` and its standing, all flat.
+
+    Args:
+        rows: n rows, with the columns of the standing.
+        probabilities: [n, K] by tier rank.
+        manifest: whose tiers and version they are.
+    """
+    tiers, rank = manifest.contract.tiers, rows[TIER_RANK].to_numpy().astype(np.int64)
+    at, top = np.arange(len(rank)), rank == len(tiers) - 1
+    above = np.arange(len(tiers))[None, :] > rank[:, None]
+    below = np.arange(len(tiers))[None, :] < rank[:, None]
+    margin = probabilities[at, np.minimum(rank + 1, len(tiers) - 1)] - probabilities[at, rank]
+    return pa.table(
+        {
+            **{name: _plain(rows[name]) for name in ("user_id", AS_OF, "current_tier", "next_tier")},
+            "predicted_tier": pa.array(tiers).take(pa.array(probabilities.argmax(axis=1))),
+            **{f"p_{tier}": pa.array(probabilities[:, k]) for k, tier in enumerate(tiers)},
+            "p_upgrade": pa.array(np.where(above, probabilities, 0).sum(axis=1)),
+            "p_downgrade": pa.array(np.where(below, probabilities, 0).sum(axis=1)),
+            "next_tier_margin": pa.array(margin, mask=top),
+            "gap_to_next_tier": rows["gap_to_next_tier"],
+            "gap_measure": _plain(rows["gap_measure"]),
+            "sequence_length": rows["length"],
+            "truncated": rows["truncated"],
+            "model_version": pa.repeat(manifest.version, len(rank)),
+        }
     )
+
+
+_WORDS = ("current_tier", "next_tier", "gap_measure")
+_STANDING = ("user_id", TIER_RANK, *_WORDS, "gap_to_next_tier", "length", "truncated")
+_ADDED = ("scored_at", "inputs_id")
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _no_members(contract: Contract) -> pa.Table:
+    return tables.sequences(contract, dict.fromkeys(contract.aggregates, "")).arrow_schema.empty_table()
 
 
 def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract, max_users: int) -> Forecasts:
@@ -257,10 +320,3 @@ def _arrow(values: pd.Series, kind: pa.DataType) -> pa.Array:
 
 
 _EMPTY = np.empty(0, object)
-
-
-def _total(p: Sequence[Column], chosen: Callable[[int], Column]) -> Column:
-    total = f.lit(0.0)
-    for k, probability in enumerate(p):
-        total = total + f.when(chosen(k), probability).otherwise(f.lit(0.0))
-    return total

@@ -7,7 +7,7 @@ Events stand on the left, oldest first, and padding follows them. A recurrent ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -45,8 +45,11 @@ class Scale:
 
     def apply(self, values: Array) -> Array:
         """Normalised float32 values of the same shape, 0 for missing ones (NaN)."""
-        scaled = (np.clip(values, self.least, self.greatest) - self.mean) / self.deviation
-        return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+        scaled = np.clip(values, self.least, self.greatest)
+        scaled -= self.mean
+        scaled /= self.deviation
+        scaled[np.isnan(scaled)] = 0
+        return np.asarray(scaled, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ def input_schema(contract: Contract) -> pa.Schema:
 def signed_log(values: Array) -> Array:
     """sign(x) * log(1 + |x|) in float64: tames money and counts alike, and is defined for refunds."""
     wide = np.asarray(values, np.float64)
-    return np.sign(wide) * np.log1p(np.abs(wide))
+    return np.copysign(np.log1p(np.abs(wide)), wide)
 
 
 def to_tensors(
@@ -137,8 +140,8 @@ class Encoded:
 
     Attributes:
         lengths: [n] events of each row.
-        channels: [events, C] float32, row after row, oldest first.
-        codes: [events, Q] int32.
+        channels: [events + 1, C] float32, row after row, oldest first; then zeros, which padding is taken from.
+        codes: [events + 1, Q] int32.
         aggregates: [n, A] float32.
         tier: [n, K] float32.
     """
@@ -151,7 +154,14 @@ class Encoded:
 
     @classmethod
     def of(cls, rows: pa.Table | pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
-        """Encode rows; see `to_tensors`."""
+        """Encode rows; see `to_tensors`. Categories may be dictionaries, which are looked up once per word."""
+        if isinstance(rows, pa.RecordBatch):
+            return cls._of_batch(rows, contract, encoding)
+        parts = [cls._of_batch(batch, contract, encoding) for batch in rows.to_batches() or [_no_rows(rows.schema)]]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    @classmethod
+    def _of_batch(cls, rows: pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
         events = _Events.of(rows, contract)
         ranks = column(rows, TIER_RANK).to_numpy(zero_copy_only=False)
         return cls(
@@ -164,24 +174,36 @@ class Encoded:
 
     def padded(self, members: npt.NDArray[np.int64], width: int, rows: int | None = None) -> Tensors:
         """The tensors of some rows, see `to_tensors`, filled up with empty rows to `rows`."""
-        kept = np.minimum(self.lengths[members], width)
-        ends = np.cumsum(self.lengths)[members]
-        total = np.cumsum(kept)
-        newest = np.arange(total[-1] if len(total) else 0) + np.repeat(ends - total, kept)
         n = len(members) if rows is None else rows
-        mask = np.zeros((n, width), bool)
-        mask[: len(members)] = np.arange(width)[None, :] < kept[:, None]
-        channels = np.zeros((n, width, self.channels.shape[1]), np.float32)
-        channels[mask] = self.channels[newest]
-        codes = np.zeros((n, width, self.codes.shape[1]), np.int32)
-        codes[mask] = self.codes[newest]
+        kept, first = np.zeros((2, n, 1), np.int64)
+        kept[: len(members), 0] = np.minimum(self.lengths[members], width)
+        first[: len(members), 0] = np.cumsum(self.lengths)[members]
+        first -= kept
+        step = np.arange(width)[None, :]
+        mask = step < kept
+        place = np.where(mask, first + step, len(self.channels) - 1)
         return {
-            "channels": channels,
-            "codes": codes,
+            "channels": self.channels.take(place, axis=0),
+            "codes": self.codes.take(place, axis=0),
             "mask": mask,
             "aggregates": _filled(self.aggregates[members], n),
             "tier": _filled(self.tier[members], n),
         }
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    *others, last = parts
+    return Encoded(
+        np.concatenate([p.lengths for p in parts]),
+        np.concatenate([*(p.channels[:-1] for p in others), last.channels]),
+        np.concatenate([*(p.codes[:-1] for p in others), last.codes]),
+        np.concatenate([p.aggregates for p in parts]),
+        np.concatenate([p.tier for p in parts]),
+    )
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def _filled(values: Array, rows: int) -> Array:
@@ -271,23 +293,31 @@ def _ages(events: _Events) -> Array:
 
 
 def _event_channels(events: _Events, contract: Contract, encoding: Encoding) -> Array:
-    logged = {name: encoding.channels[name].apply(values) for name, values in _logged(events, contract).items()}
+    logged = _logged(events, contract)
+    found = np.zeros((len(events.day) + 1, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
+    for place, name in enumerate(["age", "gap", *[None] * 4, *contract.numeric]):
+        if name is not None:
+            found[:-1, place] = encoding.channels[name].apply(logged[name])
     # The as-of instant is midnight UTC, so age alone gives the time of day.
-    instants = events.day * _DAY - _ages(events)
-    week = 2 * np.pi * ((instants / _DAY + _EPOCH_WEEKDAY) % 7) / 7
-    hour = 2 * np.pi * (instants % _DAY) / _DAY
-    periodic = [wave(phase) for phase in (week, hour) for wave in (np.sin, np.cos)]
-    ordered = [logged.pop("age"), logged.pop("gap"), *periodic, *logged.values()]
-    return np.stack([values.astype(np.float32) for values in ordered], axis=1)
+    days = events.day - _ages(events) / _DAY
+    for place, turns in ((2, (days + _EPOCH_WEEKDAY) / 7), (4, days)):
+        # The share of a week or day that has passed is exact to microseconds, its sine to 1e-7 in float32.
+        phase = (2 * np.pi * (turns - np.floor(turns))).astype(np.float32)
+        found[:-1, place], found[:-1, place + 1] = np.sin(phase), np.cos(phase)
+    return found
 
 
 def _event_codes(events: _Events, encoding: Encoding) -> Array:
-    coded = [
-        pc.index_in(events.flat[array_column(channel)], pa.array(values, pa.string()))
-        .fill_null(UNKNOWN - FIRST_CODE)
-        .to_numpy(zero_copy_only=False)
-        for channel, values in encoding.vocabulary.items()
-    ]
-    if not coded:
-        return np.zeros((len(events.day), 0), np.int32)
-    return np.stack(coded, axis=1).astype(np.int32) + FIRST_CODE
+    found = np.zeros((len(events.day) + 1, len(encoding.vocabulary)), np.int32)
+    for place, (channel, values) in enumerate(encoding.vocabulary.items()):
+        found[:-1, place] = _coded(events.flat[array_column(channel)], pa.array(values, pa.string()))
+    return found
+
+
+def _coded(words: pa.Array, vocabulary: pa.Array) -> Array:
+    """The code of each word; a dictionary's words are looked up once."""
+    if not pa.types.is_dictionary(words.type):
+        found = pc.index_in(words, vocabulary).fill_null(UNKNOWN - FIRST_CODE).to_numpy(zero_copy_only=False)
+        return np.asarray(found + FIRST_CODE)
+    of_word = np.append(_coded(words.dictionary, vocabulary), UNKNOWN)  # the last one is for null
+    return of_word[words.indices.fill_null(len(words.dictionary)).to_numpy(zero_copy_only=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import duckdb
@@ -14,9 +15,12 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from features import delta
-from jobs import evaluate_model
+from jobs import build_sequences, evaluate_model, passes, score_users
+from jobs.job import Run
 from jobs.settings import Settings
 from tests.end_to_end import programme
+from training.bundle import read_manifest
+from training.spark_scoring import score
 
 TIERS = ["bronze", "silver", "gold", "platinum"]
 
@@ -51,6 +55,24 @@ def test_scores_have_one_row_per_user_known_before_the_date(done: Settings) -> N
         known = {e["user_id"] for e in events.select(["user_id", "event_date"]).to_pylist() if e["event_date"] < date}
         scored = [s["user_id"] for s in scores.select(["user_id", "as_of_date"]).to_pylist() if s["as_of_date"] == date]
         assert sorted(scored) == sorted(known)
+
+
+def test_members_are_scored_the_same_from_sequences_or_from_events(spark: SparkSession, done: Settings) -> None:
+    date = programme.SCORED - dt.timedelta(days=3)
+    job = programme.job(spark, done, date)
+    score_users.run(job)
+    of_date = pa.compute.field("as_of_date") == date
+    assert table(done, "sequences").filter(of_date).num_rows == 0
+    found = table(done, "scores").filter(of_date)
+    build_sequences.run(job)
+    record = Run("score_users", date)
+    members = passes.members(job, passes.pin_events(job), date, record)
+    assert members.count == table(done, "sequences").filter(of_date).num_rows == found.num_rows > 0
+    assert set(record.versions) == {"sequences"}
+    manifest = read_manifest(done.storage.models, "latest")
+    again = score(spark, members, manifest, done.storage.models, done.scoring).toArrow()
+    columns = [c for c in again.column_names if c != "as_of_date"]
+    assert again.select(columns).sort_by("user_id").to_pylist() == found.select(columns).sort_by("user_id").to_pylist()
 
 
 def test_invariant_4_probabilities(done: Settings) -> None:

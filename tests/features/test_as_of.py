@@ -136,11 +136,11 @@ class Files:
     def built(self, *outputs: tuple[str, dt.date], ranges: int = 1, in_order: bool = True) -> list[list[Row]]:
         """The rows of each output, from so many ranges of users, without Spark."""
         work = self.plan(*outputs, in_order=in_order)
-        found: list[list[AddedFile]] = [[] for _ in outputs]
-        for users in user_ranges(ranges):
-            for place, added in shell.build_range(work, users):
-                found[place].append(added)
-        return [self.rows(*pair) for pair in zip(work.outputs, found, strict=True)]
+        added = [file for users in user_ranges(ranges) for file in shell.build_range(work, users)]
+        return [
+            self.rows(o, [f for f in added if (f.table, f.partition["as_of_date"]) == (o.uri, str(o.as_of))])
+            for o in work.outputs
+        ]
 
 
 def read(path: str) -> pa.Table:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as f
 from features import delta, tables
 from features.aggregates import aggregate_columns
 from features.errors import ConcurrentWriteError
-from features.table_files import active_files, fingerprint, inputs_before
+from features.table_files import active_files, fingerprint, inputs_at, inputs_before
 from tests.kernel.reference import aggregate_spec, contract_for
 
 DATE, NEXT = dt.date(2024, 3, 1), dt.date(2024, 3, 2)
@@ -54,7 +54,8 @@ def uri(spark: SparkSession, tmp_path: Path) -> str:
 
 
 def write(rows: DataFrame, uri: str, run_id: str, seen: int, date: dt.date = DATE, inputs: str = "inputs") -> int:
-    return delta.commit_date(rows, uri, tables.OUTCOMES, run_id, seen, date, inputs)
+    stamped = rows.withColumn("inputs_id", f.lit(inputs))
+    return delta.commit(stamped, uri, tables.OUTCOMES, run_id, seen, delta.date_is("as_of_date", date))
 
 
 def stored(uri: str) -> set[tuple[dt.date, int]]:
@@ -134,12 +135,10 @@ def test_invariant_7_a_write_that_fails_leaves_the_table_and_the_rerun_finishes_
 
 
 def test_invariant_7_inputs_tell_a_finished_date(spark: SparkSession, uri: str) -> None:
-    assert not delta.has_inputs(spark, uri, DATE, "one")
     for seen, inputs in enumerate(["one", "two", "one"]):  # there and back again commits each time
         write(outcomes(spark, seen), uri, f"run{seen}", seen, inputs=inputs)
-        assert delta.has_inputs(spark, uri, DATE, inputs)
-        assert not delta.has_inputs(spark, uri, DATE, "another")
-        assert not delta.has_inputs(spark, uri, NEXT, inputs)
+        assert inputs_at(uri, seen + 1, DATE) == {inputs}
+        assert inputs_at(uri, seen + 1, NEXT) == set()
     assert delta.version(spark, uri) == 3
     assert stored(uri) == {(DATE, 2)}
 

@@ -129,7 +129,7 @@ def test_bad_input_override(tmp_path: Path, override: str) -> None:
 def test_settings_cannot_be_changed_and_their_hash_follows_every_value(tmp_path: Path) -> None:
     plain, same = loaded(tmp_path), loaded(tmp_path)
     assert plain.hash == same.hash
-    assert loaded(tmp_path, "scoring.batch_rows=17").hash != plain.hash
+    assert loaded(tmp_path, "scoring.rows_per_range=17").hash != plain.hash
     with pytest.raises(ValueError, match="frozen"):
         plain.known_by = "ingested_at"  # type: ignore[misc]
 

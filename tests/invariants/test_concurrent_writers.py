@@ -37,9 +37,8 @@ Write = Callable[[SparkSession, str, int, int, dt.date], int]
 
 
 def by_spark(spark: SparkSession, uri: str, value: int, seen: int, date: dt.date = DATE) -> int:
-    return delta.commit_date(
-        rows(spark, value, date), uri, tables.OUTCOMES, f"run{value}", seen, date, f"inputs{value}"
-    )
+    made = rows(spark, value, date).withColumn("inputs_id", f.lit(f"inputs{value}"))
+    return delta.commit(made, uri, tables.OUTCOMES, f"run{value}", seen, delta.date_is("as_of_date", date))
 
 
 def by_tasks(spark: SparkSession, uri: str, value: int, seen: int, date: dt.date = DATE) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.training.training_examples import CONTRACT, SMALL, example_rows
-from training.loop import build_model, tensor_width
+from training.loop import build_model
 from training.models import REGISTRY
 from training.settings import ModelSettings
 from training.statistics import Statistics
@@ -61,13 +61,29 @@ def test_garbage_in_padded_positions_changes_nothing(model: Any) -> None:
         np.testing.assert_array_equal(values, model(dirty, training=False)[key])
 
 
-def test_the_length_of_the_padding_changes_nothing(model: Any, name: str) -> None:
-    if tensor_width(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT)[1] is None:
-        pytest.skip("takes one width only")
+def test_the_length_of_the_padding_changes_nothing(model: Any) -> None:
     rows = ROWS.filter(np.array([len(a) <= 12 for a in ROWS["seq_age"].to_pylist()]))
-    short, long = (model(_tensors(rows, width), training=False) for width in (12, 30))
+    short, long = (model(_tensors(rows, width), training=False) for width in (12, 24))
     for key in short:
         np.testing.assert_allclose(short[key], long[key], atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [17, 24])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 6])
+def test_convolutions_over_a_window_equal_those_over_the_full_width(kernel: int, pool: int, width: int) -> None:
+    """With weights and biases that are not 0: a bias makes the answer to no events something."""
+    settings = ModelSettings(
+        name="cnn", parameters={**SMALL["cnn"], "max_events": width, "kernel": kernel, "pool": pool}
+    )
+    model = build_model(settings, CONTRACT, ENCODING)
+    chance = np.random.default_rng(kernel)
+    model.set_weights([chance.normal(scale=0.2, size=w.shape) for w in model.get_weights()])
+    for length in range(width + 1):
+        cut = [r | {n: r[n][-length:] if length else [] for n in CONTRACT.array_columns} for r in ROWS.to_pylist()]
+        rows = pa.Table.from_pylist(cut, schema=ROWS.schema)
+        short, long = (model(_tensors(rows, w), training=False)["tier"] for w in (length, width))
+        np.testing.assert_allclose(short, long, atol=1e-5)
 
 
 def test_a_row_without_events_has_a_finite_answer(model: Any) -> None:

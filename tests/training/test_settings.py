@@ -92,7 +92,7 @@ def test_evaluation_and_scoring_reject_unknown_keys() -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         EvaluationSettings(as_of="2025-06-01", max_users=10, calibration_bins=10, bins=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        ScoringSettings(model_version="latest", batch_rows=0, model_rows=256, padding=0.15, xla=False)
+        ScoringSettings(model_version="latest", rows_per_range=0, model_rows=256, padding=0.15, xla=False)
 
 
 def test_settings_need_no_tensorflow() -> None:

@@ -8,17 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as f
 
+from features import tables
 from features.errors import TrainingDataError
+from features.table_files import TableFile, UserRange, user_ranges, write_file
 from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.loop import build_model
 from training.settings import ModelSettings, ScoringSettings
 from training.spark_scoring import (
+    Members,
     Predictor,
     arrow_rows,
     collect_forecasts,
@@ -26,13 +30,14 @@ from training.spark_scoring import (
     register_scoring_udf,
     score,
     width_ladder,
+    write_scores,
 )
 from training.statistics import Statistics
 from training.tensors import input_schema
 
-SCORING = ScoringSettings(model_version="latest", batch_rows=50, model_rows=16, padding=0.15, xla=False)
+SCORING = ScoringSettings(model_version="latest", rows_per_range=50, model_rows=16, padding=0.15, xla=False)
 ROWS = example_rows(130, 3)
-DATE = dt.date(2025, 3, 1)
+DATE, MOMENT = dt.date(2025, 3, 1), dt.datetime(2025, 3, 2, tzinfo=dt.UTC)
 TIERS = CONTRACT.tiers
 
 
@@ -72,31 +77,38 @@ def manifest(models: str) -> Manifest:
     return _bundle(models, "hybrid")
 
 
-@pytest.fixture(scope="module")
-def sequences(spark: SparkSession) -> DataFrame:
-    n = ROWS.num_rows
-    ranks = ROWS["current_tier_rank"].to_numpy()
+def _sequences() -> pa.Table:
+    n, ranks = ROWS.num_rows, ROWS["current_tier_rank"].to_numpy()
     names = np.array([*TIERS, None], object)
-    rows = ROWS.append_column("user_id", pa.array([f"u{i:03d}" for i in range(n)]))
-    rows = rows.append_column("current_tier", pa.array(names[ranks]))
-    rows = rows.append_column("next_tier", pa.array(names[ranks + 1]))
-    gap = pa.array([decimal.Decimal("1.5")] * n, pa.decimal128(28, 6))
-    rows = rows.append_column("gap_to_next_tier", gap).append_column("gap_measure", pa.array(["spend"] * n))
-    rows = rows.append_column("length", pa.compute.list_value_length(rows["seq_age"]))
-    return spark.createDataFrame(rows.append_column("truncated", pa.array([False] * n)))
+    columns = {
+        "user_id": pa.array([f"{97 * i % n * 500:04x}{i:028x}" for i in range(n)]),
+        "current_tier": pa.array(names[ranks]),
+        "next_tier": pa.array(names[ranks + 1]),
+        "gap_to_next_tier": pa.array([decimal.Decimal("1.5")] * n, pa.decimal128(28, 6)),
+        "gap_measure": pa.array(["spend"] * n),
+        "length": pc.list_value_length(ROWS["seq_age"]),
+        "truncated": pa.array([False] * n),
+    }
+    return pa.table({**{name: ROWS[name] for name in ROWS.column_names}, **columns}).sort_by("user_id")
+
+
+SEQUENCES = _sequences()
+
+
+def _members(rows: pa.Table, ranges: int) -> Members:
+    def rows_of(users: UserRange) -> pa.Table:
+        return rows.filter(pa.array(users.holds(rows["user_id"].combine_chunks())))
+
+    return Members(DATE, user_ranges(ranges), rows_of)
 
 
 @pytest.fixture(scope="module")
-def scores(sequences: DataFrame, models: str, manifest: Manifest) -> DataFrame:
-    return score(sequences, manifest, models, SCORING).cache()
+def scores(spark: SparkSession, models: str, manifest: Manifest) -> DataFrame:
+    return score(spark, _members(SEQUENCES, 2), manifest, models, SCORING).cache()
 
 
 def test_columns(scores: DataFrame) -> None:
-    assert scores.columns == [
-        "user_id", "as_of_date", "current_tier", "predicted_tier", "p_base", "p_silver", "p_gold", "p_upgrade",
-        "p_downgrade", "next_tier_margin", "next_tier", "gap_to_next_tier", "gap_measure", "sequence_length",
-        "truncated", "model_version",
-    ]  # fmt: skip
+    assert [c.name for c in tables.scores(TIERS).fields if c.name not in ("scored_at", "inputs_id")] == scores.columns
 
 
 def test_probabilities_add_up(scores: DataFrame) -> None:
@@ -120,12 +132,43 @@ def test_probabilities_add_up(scores: DataFrame) -> None:
     assert (rows["predicted_tier"] == np.array(TIERS)[p.argmax(axis=1)]).all()
 
 
-def test_the_arrangement_changes_no_score(sequences: DataFrame, models: str, manifest: Manifest) -> None:
-    """Invariant 3, bit for bit: other partitions, other batches, other neighbours."""
-    first = score(sequences.coalesce(1), manifest, models, SCORING).toArrow().sort_by("user_id")
-    other = ScoringSettings(model_version="latest", batch_rows=7, model_rows=16, padding=0.15, xla=False)
-    shuffled = sequences.orderBy(f.xxhash64("user_id")).repartition(3)
-    assert score(shuffled, manifest, models, other).toArrow().sort_by("user_id").equals(first)
+def test_the_arrangement_changes_no_score(
+    spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest
+) -> None:
+    """Invariant 3, bit for bit: other ranges, other neighbours, other places in a call."""
+    first = scores.toArrow().sort_by("user_id")
+    shuffled = SEQUENCES.take(np.random.default_rng(1).permutation(SEQUENCES.num_rows))
+    for ranges in (1, 8):
+        again = score(spark, _members(shuffled, ranges), manifest, models, SCORING)
+        assert again.toArrow().sort_by("user_id").equals(first)
+
+
+def test_stored_rows_score_as_they_did_before_they_were_written(
+    spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    files = []
+    for part in (SEQUENCES.slice(0, 50), SEQUENCES.slice(50)):
+        added = write_file(part, f"{tmp_path}/sequences", "as_of_date", DATE)
+        ids = part["user_id"]
+        place = f"{tmp_path}/sequences/{added.path}"
+        files.append(TableFile(place, DATE, part.num_rows, ids[0].as_py(), ids[-1].as_py()))
+    members = Members.stored(files, DATE, CONTRACT, 40)
+    assert (members.count, len(members.ranges)) == (130, 4)
+    found = score(spark, members, manifest, models, SCORING)
+    columns = [c for c in found.columns if c != "as_of_date"]
+    assert found.select(columns).toArrow().sort_by("user_id").equals(
+        scores.select(columns).toArrow().sort_by("user_id")
+    )  # fmt: skip
+    stamp = {"scored_at": pa.scalar(MOMENT, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar("i")}
+    written = write_scores(spark, members, manifest, models, SCORING, f"{tmp_path}/scores", stamp)
+    assert sum(f.rows for f in written) == 130
+    rows = pa.concat_tables([pq.ParquetFile(f"{f.table}/{f.path}").read() for f in written]).sort_by("user_id")
+    assert (
+        rows.select(columns)
+        .cast(found.select(columns).toArrow().schema)
+        .equals(scores.select(columns).toArrow().sort_by("user_id"))
+    )
+    assert set(rows["inputs_id"].to_pylist()) == {"i"}
 
 
 @pytest.mark.parametrize("name", ["hybrid", "cnn", "lstm"])
@@ -140,22 +183,22 @@ def test_a_row_alone_scores_as_among_others(tmp_path: Path, name: str) -> None:
 
 
 def test_sql_gives_what_the_function_gives(
-    spark: SparkSession, sequences: DataFrame, scores: DataFrame, models: str, manifest: Manifest
+    spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest
 ) -> None:
     register_scoring_udf(spark, "tier_probabilities", manifest, models, SCORING)
-    sequences.createOrReplaceTempView("sequences_to_score")
+    spark.createDataFrame(SEQUENCES).createOrReplaceTempView("sequences_to_score")
     found = spark.sql("SELECT user_id, tier_probabilities(struct(*))[1] AS p FROM sequences_to_score").toPandas()
     expected = scores.select("user_id", "p_silver").toPandas()
     merged = found.merge(expected, on="user_id")
     np.testing.assert_array_equal(merged["p"], merged["p_silver"])
 
 
-def test_pandas_batches_become_the_arrow_rows_they_were(sequences: DataFrame) -> None:
+def test_pandas_batches_become_the_arrow_rows_they_were(spark: SparkSession) -> None:
     """Null elements, null cells and empty lists survive the way through pandas."""
     columns = input_schema(CONTRACT).names
     rows = ROWS.select(columns).to_pylist()
     rows[0] = rows[0] | {name: None for name in CONTRACT.array_columns} | {"gap_mean": None}
-    spark_rows = sequences.sparkSession.createDataFrame(pa.Table.from_pylist(rows, schema=input_schema(CONTRACT)))
+    spark_rows = spark.createDataFrame(pa.Table.from_pylist(rows, schema=input_schema(CONTRACT)))
     found = arrow_rows(spark_rows.toPandas(), CONTRACT).to_pylist()
     rows[0] |= {name: [] for name in CONTRACT.array_columns}
     assert found == rows
@@ -167,12 +210,13 @@ def test_missing_columns_are_named() -> None:
 
 
 def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -> None:
-    outcomes = spark.createDataFrame([("u001", DATE, 2), ("u002", DATE, 0), ("none", DATE, 1)],
+    first, second = SEQUENCES["user_id"].to_pylist()[:2]
+    outcomes = spark.createDataFrame([(first, DATE, 2), (second, DATE, 0), ("none", DATE, 1)],
                                      "user_id string, as_of_date date, outcome_tier_rank int")  # fmt: skip
     found = collect_forecasts(scores, outcomes, CONTRACT, 10)
-    assert found.users.tolist() == ["u001", "u002"]
+    assert found.users.tolist() == [first, second]
     assert found.outcome_rank.tolist() == [2, 0]
-    assert found.current_rank.tolist() == ROWS["current_tier_rank"].to_pylist()[1:3]
+    assert found.current_rank.tolist() == SEQUENCES["current_tier_rank"].to_pylist()[:2]
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
     assert len(collect_forecasts(scores, outcomes, CONTRACT, 1).users) == 1
     with pytest.raises(TrainingDataError, match="no scored user has an outcome"):
@@ -182,12 +226,6 @@ def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -
 def test_a_worker_loads_a_bundle_once(models: str, manifest: Manifest) -> None:
     first = predictor_of_worker(models, manifest.version, SCORING)
     assert predictor_of_worker(models, manifest.version, SCORING) is first
-
-
-def test_the_udf_runs_once_per_row(scores: DataFrame, sequences: DataFrame, models: str, manifest: Manifest) -> None:
-    """Eleven columns follow from the probabilities; Spark must not evaluate the network for each."""
-    frame = score(sequences, manifest, models, SCORING)
-    assert frame._jdf.queryExecution().executedPlan().toString().count("ArrowEvalPython") == 1
 
 
 @pytest.mark.parametrize("padding", [0, 0.15, 0.5])

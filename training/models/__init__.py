@@ -23,11 +23,9 @@ class ModelModule(Protocol):
 
     Attributes:
         Parameters: pydantic class of the model's parameters, with `max_events`, the newest events that it reads.
-        FIXED_WIDTH: whether the network needs all rows padded to `max_events`; others take any shorter width.
     """
 
     Parameters: type[BaseModel]
-    FIXED_WIDTH: bool
 
     def build(self, shapes: object, parameters: BaseModel) -> object:
         """A Keras model with fresh weights; `shapes` are those of `training.models.layers.Shapes`."""

@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FIXED_WIDTH = True
-
 
 class Parameters(BaseModel):
     """Sizes of the network."""
@@ -27,22 +25,43 @@ class Parameters(BaseModel):
 def build(shapes: Any, parameters: Parameters) -> Any:
     """The Keras model: Conv1D, MaxPooling, Conv1D, MaxPooling, Flatten, Dense, softmax over tiers.
 
+    Flattening fixes the length, but most rows are far shorter: the convolutions see the events and a few zeros before
+    them, and what full padding would give before these is computed once for all rows.
+
     Args:
-        shapes: `training.models.layers.Shapes` with a width.
+        shapes: `training.models.layers.Shapes`.
         parameters: sizes.
     """
     import keras
 
-    from training.models.layers import EventEmbedding, NewestAtTheEnd, tier_head
+    from training.models.layers import EventEmbedding, FullWidth, NewestAtTheEnd, NoEvents, Window, tier_head
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
         inputs["channels"], codes=inputs["codes"], present=inputs["mask"]
     )
     x = NewestAtTheEnd()(x, present=inputs["mask"])
+    edge, margin = _reach(parameters.kernel, parameters.pool)
+    none = NoEvents(shapes.width)(x)
+    x = Window(shapes.width, margin, parameters.pool**2)(x)
     for filters in (parameters.first_filters, parameters.second_filters):
-        x = keras.layers.Conv1D(filters, parameters.kernel, padding="same", activation="relu")(x)
-        x = keras.layers.MaxPooling1D(parameters.pool)(x)
+        convolution = keras.layers.Conv1D(filters, parameters.kernel, padding="same", activation="relu")
+        pooling = keras.layers.MaxPooling1D(parameters.pool)
+        x, none = pooling(convolution(x)), pooling(convolution(none))
+    x = FullWidth(edge)(x, none)
     x = keras.layers.Dense(parameters.dense, activation="relu")(keras.layers.Flatten()(x))
     x = keras.layers.Dropout(parameters.dropout)(x)
     return keras.Model(inputs, {"tier": tier_head(x, shapes.tiers)}, name="cnn")
+
+
+def _reach(kernel: int, pool: int) -> tuple[int, int]:
+    """How many pooled steps see the window's edge, and how many events' steps before the first event see any of both.
+
+    A convolution sees (kernel - 1) // 2 steps before its own and the others after it. Its zeros beyond the edge are
+    what the first one would see anyway; only the second one can tell them from the first one's answer to no events.
+    """
+    before, after = (kernel - 1) // 2, kernel - 1 - (kernel - 1) // 2
+    edge = -(-before // pool)
+    # The answer to no events has an edge too, at its end: pools that see it must not be taken.
+    seen = after + after * pool + -(-after // pool) * pool**2
+    return edge, max(edge * pool**2 + seen, pool**2)

@@ -24,21 +24,21 @@ class Shapes:
     """Sizes that follow from contract and encoding.
 
     Attributes:
-        width: padded length W, or None where the network takes any.
+        width: the largest padded length W; inputs may have any shorter one that holds the events.
         channels: C, numeric channels of an event.
         vocabularies: number of values of each categorical channel.
         aggregates: A, numbers of a user.
         tiers: K.
     """
 
-    width: int | None
+    width: int
     channels: int
     vocabularies: tuple[int, ...]
     aggregates: int
     tiers: int
 
     @classmethod
-    def of(cls, contract: Contract, encoding: Encoding, width: int | None) -> Shapes:
+    def of(cls, contract: Contract, encoding: Encoding, width: int) -> Shapes:
         """Sizes of the tensors that `training.tensors.to_tensors` makes of a contract and encoding."""
         return cls(
             width=width,
@@ -51,9 +51,9 @@ class Shapes:
     def inputs(self) -> dict[str, keras.KerasTensor]:
         """Keras inputs by the names of the tensors."""
         return {
-            "channels": keras.Input((self.width, self.channels), name="channels"),
-            "codes": keras.Input((self.width, len(self.vocabularies)), dtype="int32", name="codes"),
-            "mask": keras.Input((self.width,), dtype="bool", name="mask"),
+            "channels": keras.Input((None, self.channels), name="channels"),
+            "codes": keras.Input((None, len(self.vocabularies)), dtype="int32", name="codes"),
+            "mask": keras.Input((None,), dtype="bool", name="mask"),
             "aggregates": keras.Input((self.aggregates,), name="aggregates"),
             "tier": keras.Input((self.tiers,), name="tier"),
         }
@@ -131,6 +131,89 @@ class NewestAtTheEnd(keras.layers.Layer):
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, W, H]."""
         return steps_shape
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Window(keras.layers.Layer):
+    """Zeros before the events, so many that a stack of convolutions sees what it would see at full width.
+
+    [n, W, H] becomes [n, V, H], where V is the smallest of `width`, `width - step`, `width - 2 step` .. that is at
+    least W + `margin`; V is `width` where none is.
+
+    Args:
+        width: full width.
+        margin: how far before the events the convolutions' answers still depend on them or on the window's edge.
+        step: how many steps the pooling makes one, so that the window's pools are those of the full width.
+    """
+
+    def __init__(self, width: int, margin: int, step: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.width, self.margin, self.step = width, margin, step
+
+    def call(self, steps: Any) -> Any:
+        """See the class."""
+        rows, taken, size = (ops.shape(steps)[axis] for axis in range(3))
+        spare = ops.maximum(self.width - taken - self.margin, 0)
+        zeros = ops.zeros((rows, self.width - spare // self.step * self.step - taken, size), steps.dtype)
+        return ops.concatenate([zeros, steps], axis=1)
+
+    def compute_output_shape(self, steps_shape: Any) -> Any:
+        """[n, V, H]."""
+        return (steps_shape[0], None, steps_shape[2])
+
+    def get_config(self) -> dict[str, Any]:
+        """For loading."""
+        return {**super().get_config(), "width": self.width, "margin": self.margin, "step": self.step}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class NoEvents(keras.layers.Layer):
+    """One row of `width` steps without events: [n, W, H] to zeros [1, width, H]."""
+
+    def __init__(self, width: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.width = width
+
+    def call(self, steps: Any) -> Any:
+        """See the class."""
+        return ops.zeros((1, self.width, ops.shape(steps)[2]), steps.dtype)
+
+    def compute_output_shape(self, steps_shape: Any) -> Any:
+        """[1, width, H]."""
+        return (1, self.width, steps_shape[2])
+
+    def get_config(self) -> dict[str, Any]:
+        """For loading."""
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FullWidth(keras.layers.Layer):
+    """A window's steps [n, V, F] at the end of a full width, and before them the answer to no events [1, P, F].
+
+    `edge`: the first steps of the window, which saw its edge; they are left out unless it is as wide as the whole.
+    """
+
+    def __init__(self, edge: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.edge = edge
+
+    def call(self, window: Any, none: Any) -> Any:
+        """See the class."""
+        rows, taken, places = ops.shape(window)[0], ops.shape(window)[1], none.shape[1]
+        front = places - taken
+        edge = ops.minimum(front, 1) * self.edge
+        before = ops.repeat(none[:, : front + edge], rows, axis=0)
+        joined = ops.concatenate([before, window[:, edge:]], axis=1)
+        return ops.reshape(joined, (-1, places, none.shape[2]))
+
+    def compute_output_shape(self, window_shape: Any, none_shape: Any) -> Any:
+        """[n, P, F]."""
+        return (window_shape[0], *none_shape[1:])
+
+    def get_config(self) -> dict[str, Any]:
+        """For loading."""
+        return {**super().get_config(), "edge": self.edge}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FIXED_WIDTH = False
-
 
 class Parameters(BaseModel):
     """Sizes of the network."""
