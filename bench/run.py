@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from bench import events, scoring, sequences
+from bench import aggregates, events, scoring, sequences
 from bench.events import Programme
 from bench.measure import Cost, alternate
 from features import as_of as shell
@@ -29,8 +29,8 @@ from features import delta, rollup, table_files, tables
 from features.as_of import SEQUENCES, Output, Pass
 from features.session import open_session
 from features.table_files import AddedFile, TableFile
+from jobs.scoring import Members
 from training.bundle import Manifest
-from training.spark_scoring import Members
 
 LENGTH, RUNS, DATES, ROWS_PER_RANGE = 128, 3, 30, 1_250_000
 PACKAGES = ("pyspark", "delta-spark", "deltalake", "pyarrow", "numpy", "polars", "duckdb", "tensorflow-cpu", "keras")
@@ -99,8 +99,25 @@ class Bench:
     def _bound(way: Callable[[str], None], out: str) -> Callable[[], None]:
         return lambda: way(out)
 
+    def whole(self) -> dict[str, Cost]:
+        """Arrays, aggregates and current tier of one date, by each engine, compared first."""
+        files, as_of = [f.uri for f in self.event_files], self.programme.as_of
+        mine, by_spark, by_polars = (self.out(n) for n in ("dates", "whole_spark", "whole_polars"))
+        calls: dict[str, Callable[[], object]] = {
+            "Tiercast": lambda: self._pass([as_of]),
+            "Spark SQL": lambda: aggregates.spark_sql(self.spark, self.events, by_spark, as_of, self.spec),
+            "Polars eager": lambda: aggregates.polars(files, by_polars, as_of, self.spec),
+        }
+        for call in calls.values():
+            call()
+        for other in (by_spark, by_polars):
+            aggregates.check_equal(mine, other, self.spec)
+        return alternate(
+            {**calls, "Tiercast, from events to rollup": lambda: self.rolled_up(self.event_files)}, RUNS, 0
+        )
+
     def dates(self) -> dict[str, Cost]:
-        """Sequences with all aggregates and the current tier, of one date and of many in one pass."""
+        """One date, and many in one pass."""
         few, many = ([self.programme.as_of - dt.timedelta(days=n) for n in range(count)] for count in (1, DATES))
         calls = {"one date": lambda: self._pass(few), f"{DATES} dates": lambda: self._pass(many)}
         return alternate(calls, RUNS)
@@ -179,6 +196,13 @@ def page(bench: Bench, users: int) -> str:
         section(f"The last {LENGTH} events of each user, Delta to table", bench.arrays(), "Tiercast", equal),
         section(
             "With all aggregates and the current tier, as the job does it",
+            bench.whole(),
+            "Tiercast",
+            "Tiercast reads the rollup, which it keeps day by day; making all of it anew is the last line. "
+            f"The others start from events and leave `{aggregates.LEFT_OUT}` out.",
+        ),
+        section(
+            "Many dates in one pass",
             bench.dates(),
             "one date",
             f"One pass over events and rollup; {DATES} dates include the writing of {DATES} times the rows.",

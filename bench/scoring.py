@@ -24,11 +24,12 @@ from features.contract import AGE, Contract, array_column
 from features.sequences import SequenceSpec
 from features.table_files import AddedFile, TableFile, write_file
 from features.tiers import MICROS, TierRule
+from jobs.scoring import Members, score
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.loop import build_model, tensor_width
 from training.settings import ModelSettings, ScoringSettings
-from training.spark_scoring import Members, predictor_of_worker, score
+from training.spark_scoring import predictor_of_worker
 from training.statistics import Statistics
 from training.tensors import (
     AS_OF,

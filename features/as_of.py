@@ -165,7 +165,7 @@ class EventReader:
         return (run if as_of is None else self._arrived(run, as_of))["event_id"].combine_chunks()
 
     def _run(self, file: TableFile, columns: list[str]) -> pa.Table:
-        run = read_range(file, self._users, columns, self._contract.categorical)
+        run = read_range(file, self._users, columns, ["user_id", *self._contract.categorical])
         # What arrived later is left out before the cut, so with ingested_at the cut must wait for the date.
         return run if self._by_arrival or not self._work.sorted_events else cut_run(run, self._contract.length)
 

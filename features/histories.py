@@ -374,11 +374,12 @@ def _day_column(name: str, column: pa.ChunkedArray) -> Array:
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     """The distinct ids of a column, ascending, and each entry's place among them."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
     chunks = [c for c in column.chunks if len(c)]
     if not chunks:
         return pa.array([], pa.string()), np.empty(0, np.int64)
+    if not pa.types.is_dictionary(column.type):
+        of_row, users = _factorize(pa.concat_arrays(chunks))
+        return users, of_row
     words = pa.concat_arrays([c.dictionary.cast(pa.string()) for c in chunks])
     of_word, users = _factorize(words)
     begins = np.cumsum([0, *(len(c.dictionary) for c in chunks)])

@@ -156,8 +156,7 @@ _TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up fo
 def _read(files: Sequence[TableFile], users: UserRange) -> pa.Table:
     runs = [table_files.read_range(f, users, _READ, ()) for f in files if users.overlaps(f.first, f.last)]
     runs = runs or [tables.events({}).arrow_schema.empty_table().select(_READ)]
-    rows = pa.concat_tables(runs)
-    return rows.set_column(0, "user_id", rows["user_id"].cast(pa.string()))
+    return pa.concat_tables(runs)
 
 
 def pointed(events: DataFrame, spec: AggregateSpec) -> DataFrame:
@@ -182,4 +181,4 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:
-    return table_files.write_file(rows, uri, _DAY, day)
+    return table_files.write_file(rows, uri, _DAY, day, table_files.NARROW)

@@ -32,7 +32,9 @@ USER, INPUTS = "user_id", "inputs_id"
 SPREAD = 1 << 16
 """How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
 
-_ROW_GROUP_ROWS = 50_000
+WIDE, NARROW = 50_000, 8_192
+"""Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
+
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
 
@@ -144,9 +146,10 @@ def fingerprint(*parts: object) -> str:
 
 
 def read_range(file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
-    """The rows of a file whose users lie in a range, in its order; ids and the strings in `words` as dictionaries.
+    """The rows of a file whose users lie in a range, in its order; the strings in `words` as dictionaries.
 
-    Strings inside arrays can be named too; they are left as they are where the file has no dictionary of them.
+    Strings inside arrays can be named too; they are left as they are where the file has no dictionary of them. Ids gain
+    from it where users have many rows each.
 
     Raises:
         StorageError: the file is missing or damaged.
@@ -154,7 +157,7 @@ def read_range(file: TableFile, users: UserRange, columns: Sequence[str], words:
     with _damaged(file.uri), places.opened(file.uri) as source:
         schema = pq.read_schema(source)
         nested = [c for c in words if c in columns and pa.types.is_nested(schema.field(c).type)]
-        flat = [USER, *(c for c in words if c in columns and c not in nested)]
+        flat = [c for c in words if c in columns and c not in nested]
         try:
             return _in_range(_read(source, users, columns, flat, nested), users)
         except pa.ArrowNotImplementedError:
@@ -185,7 +188,7 @@ def _groups(metadata: pq.FileMetaData, users: UserRange) -> list[int]:
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
-    inside = [users.holds(chunk.dictionary)[chunk.indices.to_numpy()] for chunk in rows[USER].chunks]
+    inside = [_holds(users, chunk) for chunk in rows[USER].chunks]
     mask = np.concatenate(inside) if inside else np.empty(0, bool)
     if mask.all():
         return rows
@@ -193,6 +196,12 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
     if mask.any() and mask[begin:end].all():
         return rows.slice(begin, end - begin)  # sorted by user: nothing is copied
     return rows.filter(pa.array(mask))
+
+
+def _holds(users: UserRange, ids: pa.Array) -> npt.NDArray[np.bool_]:
+    if pa.types.is_dictionary(ids.type):
+        return users.holds(ids.dictionary)[ids.indices.to_numpy()]
+    return users.holds(ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +225,7 @@ class AddedFile:
         return cls(**json.loads(text))
 
 
-def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date) -> AddedFile:
+def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date, group_rows: int = WIDE) -> AddedFile:
     """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
 
     Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
@@ -227,7 +236,7 @@ def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date) -> Added
         pq.write_table(
             rows,
             sink,
-            row_group_size=_ROW_GROUP_ROWS,
+            row_group_size=group_rows,
             compression="zstd",
             use_dictionary=_dictionaries(rows.schema),
             write_statistics=[USER],

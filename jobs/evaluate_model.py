@@ -11,12 +11,13 @@ from features import delta, tables
 from jobs import passes
 from jobs.job import Job, Run, main, parser
 from jobs.reports import write_evaluation
+from jobs.scoring import members, score
 from training.baselines import fit_baselines
 from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
 from training.metrics import Comparison, Evaluation, compare
 from training.report import summary_lines
 from training.spark_examples import tier_transitions
-from training.spark_scoring import collect_forecasts, score
+from training.spark_scoring import collect_forecasts
 
 ARGUMENTS = parser(
     "evaluate_model",
@@ -43,8 +44,8 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
     outcomes = delta.read(job.spark, job.existing("outcomes"))
-    members = passes.members(job, passes.pin_events(job), date, record)
-    scores = score(job.spark, members, manifest, settings.storage.models, settings.scoring)
+    known = members(job, passes.pin_events(job), date, record)
+    scores = score(job.spark, known, manifest, settings.storage.models, settings.scoring)
     of_date = outcomes.where(delta.date_is("as_of_date", date))
     forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)
     transitions = tier_transitions(

@@ -13,7 +13,6 @@ from features.errors import TiercastError
 from features.source import failure_in_words
 from features.table_files import AddedFile, TableFile
 from jobs.job import Job, Run
-from training.spark_scoring import Members
 
 JOBS = {SEQUENCES: "build_sequences", OUTCOMES: "build_outcomes"}
 """The job that writes each kind of output."""
@@ -161,30 +160,15 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
             record.counts["rows"] = sum(f.rows for f in added)
 
 
-def members(job: Job, pinned: Pinned, date: dt.date, record: Run) -> Members:
-    """The members known at a date, for scoring: their sequences where they stand, built while scoring otherwise."""
-    settings, planned = job.settings, plan(job, pinned, SEQUENCES, date)
-    if planned.reason is None:
-        files = table_files.active_files(job.uri(SEQUENCES), planned.seen)
-        record.versions = {SEQUENCES: planned.seen}
-        of_date = [f for f in files if f.date == date]
-        return Members.stored(of_date, date, settings.contract, settings.scoring.rows_per_range)
-    check(job, pinned, SEQUENCES, date)
-    pinned = update_user_days(job)
-    record.versions = dict(pinned.versions)
-    work = _pass(job, pinned, [planned.output])
-    parallel = job.spark.sparkContext.defaultParallelism
-    return Members.built(work, as_of.user_ranges(work, settings.sequence.rows_per_range, parallel))
-
-
-def _pass(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> Pass:
+def reading(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> Pass:
+    """The pass that answers what is wanted."""
     in_order = delta.table_property(job.spark, job.uri("events"), tables.ORDER_PROPERTY) == tables.EVENT_ORDER
     settings = job.settings
     return Pass(pinned.event_files, pinned.day_files, in_order, wanted, settings.sequences, settings.horizon.days)
 
 
 def _read(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> dict[Output, list[AddedFile]]:
-    settings, work = job.settings, _pass(job, pinned, wanted)
+    settings, work = job.settings, reading(job, pinned, wanted)
     with job.run("read_events", None) as record:
         record.versions = dict(pinned.versions)
         found = as_of.build(job.spark, work, settings.sequence.rows_per_range)

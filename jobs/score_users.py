@@ -14,8 +14,8 @@ from features.tiers import TierRule
 from jobs import passes
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
+from jobs.scoring import members, write_scores
 from training.bundle import Manifest, check_fits, read_manifest
-from training.spark_scoring import write_scores
 
 ARGUMENTS = parser(
     "score_users",
@@ -47,12 +47,12 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     if table_files.stale(table_files.inputs_at(uri, seen, date), inputs) is None:
         record.status = "unchanged"
         return
-    members = passes.members(job, pinned, date, record)
+    known = members(job, pinned, date, record)
     stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
-    files = write_scores(job.spark, members, manifest, settings.storage.models, settings.scoring, uri, stamp)
+    files = write_scores(job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp)
     record.counts["rows"] = sum(f.rows for f in files)
-    if members.count is not None:
-        reconcile(f"scores as of {date}", members.count, record.counts["rows"])
+    if known.count is not None:
+        reconcile(f"scores as of {date}", known.count, record.counts["rows"])
     record.versions["scores"] = delta.commit_files(uri, table, record.id, seen, [date], files)
     scores = delta.read(job.spark, uri, record.versions["scores"]).where(delta.date_is("as_of_date", date))
     write_forecast(job, manifest, scores, date)

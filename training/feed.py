@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import uri
-from features.contract import Contract
+from features.contract import AGE, Contract
 from training.tensors import Encoding, Tensors, column, to_tensors
 
 OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"
@@ -73,7 +75,14 @@ class TensorMaker:
 
 
 def training_rows(
-    shards: ShardSet, rank: int, ranks: int, global_batch: int, shuffle_rows: int, seed: int, epoch: int
+    shards: ShardSet,
+    rank: int,
+    ranks: int,
+    global_batch: int,
+    shuffle_rows: int,
+    by_length: bool,
+    seed: int,
+    epoch: int,
 ) -> Iterator[pa.Table]:
     """The rank's rows of each step of an epoch, shuffled by (seed, epoch, shard).
 
@@ -83,12 +92,13 @@ def training_rows(
         ranks: how many there are; must divide the shards.
         global_batch: rows of a step over all ranks.
         shuffle_rows: rows of each shard's shuffle buffer.
+        by_length: put rows of similar length together, which leaves less padding.
         seed: of the whole training.
         epoch: from 0.
     """
     share = shards.rows_per_batch(global_batch)
     streams = [
-        _endless(shards.uris[number], share, shuffle_rows, (seed, epoch, number))
+        _endless(shards.uris[number], share, shuffle_rows, by_length, (seed, epoch, number))
         for number in shards.of_rank(rank, ranks)
     ]
     for _ in range(shards.steps(global_batch)):
@@ -143,18 +153,38 @@ def prefetch(batches: Iterator[pa.Table], make: TensorMaker, ahead: int) -> Iter
         thread.join()
 
 
-def _endless(address: str, rows: int, shuffle_rows: int, seed: tuple[int, int, int]) -> Iterator[pa.Table]:
-    """Slices of exactly `rows` rows; after the last row the shard starts over in a new order."""
-    held, lap = [], 0
+def _endless(
+    address: str, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
+) -> Iterator[pa.Table]:
+    """Slices of exactly `rows` rows; after the last row the shard starts over in a new order.
+
+    By length, each buffer is cut into slices of rows of similar length. Slices are given in an order that is the same
+    for all shards, so the rows that meet in a global batch are of similar length too.
+    """
+    left: list[pa.Table] = []
+    lap = 0
     while True:
-        for buffer in _shuffled(address, shuffle_rows, np.random.default_rng([*seed, lap])):
-            held.append(buffer)
-            table = pa.concat_tables(held)
-            whole = table.num_rows - table.num_rows % rows
-            for start in range(0, whole, rows):
-                yield table.slice(start, rows)
-            held = [table.slice(whole)]
-        lap += 1
+        held: list[pa.Table] = []
+        buffers = _shuffled(address, shuffle_rows, np.random.default_rng([*seed, lap]))
+        for number, buffer in enumerate(buffers):
+            table = pa.concat_tables([*left, buffer])
+            if left and table.num_rows < rows:
+                left = [table]
+                continue
+            if left:  # what the last lap has left goes first, so that an epoch has every row
+                yield table.slice(0, rows)
+                left, table = [], table.slice(rows)
+            table = pa.concat_tables([*held, table])
+            table = table.take(np.argsort(_lengths(table), kind="stable")) if by_length else table
+            slices = table.num_rows // rows
+            for k in np.argsort(np.random.default_rng([*seed[:2], lap, number]).random(slices)):
+                yield table.slice(k * rows, rows)
+            held = [table.slice(slices * rows)]
+        left, lap = [t for t in (*left, *held) if t.num_rows], lap + 1
+
+
+def _lengths(rows: pa.Table) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.list_value_length(rows[AGE]).fill_null(0), np.int64)
 
 
 def _shuffled(address: str, shuffle_rows: int, random: np.random.Generator) -> Iterator[pa.Table]:

@@ -172,7 +172,7 @@ class _State:
         model = build_model(plan.model, plan.contract, plan.encoding)
         optimizer = distributed.adamw(plan.settings.peak_learning_rate, plan.settings.weight_decay)
         optimizer.build(model.trainable_variables)
-        steps = _steps(model, optimizer, plan.settings.auxiliary_weight)
+        steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
         state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri))
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
@@ -250,6 +250,7 @@ class _State:
             self.rank.count,
             settings.global_batch,
             settings.shuffle_rows,
+            settings.by_length,
             settings.seed,
             self.epochs,
         )
@@ -279,7 +280,9 @@ class _State:
         yield from feed.prefetch(rows, self.plan.tensor_maker(), self.plan.settings.prefetch_batches)
 
 
-def _steps(model: Any, optimizer: Any, auxiliary_weight: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compiled_steps(
+    model: Any, optimizer: Any, auxiliary_weight: float
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows)."""
     import keras
     import tensorflow as tf

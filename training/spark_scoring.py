@@ -1,4 +1,4 @@
-"""Scoring on Spark: tasks that read or build rows of `sequences` and score them, and the same network as a UDF for SQL.
+"""Scoring rows of `sequences` in Spark's workers: a predictor that each worker loads once, and a UDF of it for SQL.
 
 The network is loaded once per Python worker and never by the driver. A row's padded width follows from its own length
 and the rows of a call are always as many, so a forecast does not depend on the rows it is computed with.
@@ -7,9 +7,8 @@ and the rows of a call are always as many, so a forecast does not depend on the 
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +16,9 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
-from pyspark.sql.types import StructType
 
-from features import table_files, tables, tasks
-from features.as_of import Pass, rows_of_range
-from features.contract import Contract, array_column
+from features.contract import Contract
 from features.errors import TrainingDataError
-from features.table_files import AddedFile, TableFile, UserRange
 from training import bundle
 from training.bundle import Manifest
 from training.feed import OUTCOME_RANK
@@ -122,92 +117,6 @@ def register_scoring_udf(
     spark.udf.register(name, scoring_udf(manifest, models_uri, settings))
 
 
-@dataclasses.dataclass(frozen=True)
-class Members:
-    """Who is to be scored, by ranges of users: rows of `sequences` that the scoring task reads or builds by itself.
-
-    Attributes:
-        as_of: the as-of date.
-        ranges: what tasks take one by one.
-        rows_of: the rows of a range.
-        count: how many there are; None where only the build will tell.
-    """
-
-    as_of: dt.date
-    ranges: Sequence[UserRange]
-    rows_of: Callable[[UserRange], pa.Table]
-    count: int | None = None
-
-    @classmethod
-    def stored(cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int) -> Members:
-        """Those of the active files of one as-of date of `sequences`."""
-        columns = [*_STANDING, *(c for c in contract.input_columns if c not in _STANDING)]
-        words = [*_WORDS, *(array_column(c) for c in contract.categorical)]
-        count = sum(f.rows for f in files)
-
-        def rows_of(users: UserRange) -> pa.Table:
-            found = [table_files.read_range(f, users, columns, words) for f in files if users.overlaps(f.first, f.last)]
-            rows = pa.concat_tables(found) if found else _no_members(contract).select(columns)
-            return rows.append_column(AS_OF, pa.repeat(pa.scalar(as_of, pa.date32()), rows.num_rows))
-
-        return cls(as_of, table_files.user_ranges(table_files.ranges_needed(count, rows_per_range)), rows_of, count)
-
-    @classmethod
-    def built(cls, work: Pass, ranges: Sequence[UserRange]) -> Members:
-        """Those of a pass with one output, sequences, which are built where they are scored and never written."""
-        (as_of,) = work.dates
-        return cls(as_of, ranges, lambda users: next(rows for _, rows in rows_of_range(work, users)))
-
-
-def score(
-    spark: SparkSession, members: Members, manifest: Manifest, models_uri: str, settings: ScoringSettings
-) -> DataFrame:
-    """One row per member: the columns of `tables.scores` but for `scored_at` and `inputs_id`.
-
-    Args:
-        spark: the session.
-        members: rows that follow the manifest's contract, see `training.bundle.check_fits`.
-        manifest: of the bundle.
-        models_uri: where the bundle lies; each Python worker reads it from there.
-        settings: sizes of the network's calls.
-    """
-    fields = [f for f in tables.scores(manifest.contract.tiers).fields if f.name not in _ADDED]
-
-    def work(portion: int) -> Iterator[pa.RecordBatch]:
-        rows = _scored(members, portion, manifest, models_uri, settings)
-        yield from rows.select([f.name for f in fields]).to_batches()
-
-    return tasks.rows(spark, len(members.ranges), work, StructType(fields))
-
-
-def write_scores(
-    spark: SparkSession,
-    members: Members,
-    manifest: Manifest,
-    models_uri: str,
-    settings: ScoringSettings,
-    uri: str,
-    added: Mapping[str, pa.Scalar],
-) -> list[AddedFile]:
-    """Write what `score` gives as files of `scores`, uncommitted; `added` are `scored_at` and `inputs_id`."""
-    columns = tables.scores(manifest.contract.tiers).columns
-
-    def work(portion: int) -> Iterator[AddedFile]:
-        rows = _scored(members, portion, manifest, models_uri, settings)
-        if rows.num_rows:
-            for name, value in added.items():
-                rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
-            yield table_files.write_file(rows.select(columns), uri, AS_OF, members.as_of)
-
-    return tasks.files(spark, len(members.ranges), work)
-
-
-def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> pa.Table:
-    predictor = predictor_of_worker(models_uri, manifest.version, settings)
-    rows = members.rows_of(members.ranges[portion])
-    return forecast_rows(rows, predictor(rows), manifest)
-
-
 def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> pa.Table:
     """The forecast of each row of `sequences` and its standing, all flat.
 
@@ -238,17 +147,8 @@ def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> p
     )
 
 
-_WORDS = ("current_tier", "next_tier", "gap_measure")
-_STANDING = ("user_id", TIER_RANK, *_WORDS, "gap_to_next_tier", "length", "truncated")
-_ADDED = ("scored_at", "inputs_id")
-
-
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-
-
-def _no_members(contract: Contract) -> pa.Table:
-    return tables.sequences(contract, dict.fromkeys(contract.aggregates, "")).arrow_schema.empty_table()
 
 
 def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract, max_users: int) -> Forecasts:

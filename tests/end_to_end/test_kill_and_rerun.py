@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -10,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from features import delta
+from jobs import ingest_events
 from tests.end_to_end import programme
 
 SECONDS_TO_START_WRITING = 240
@@ -45,7 +48,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
 
 
-def kill_in_the_middle(name: str, line: Sequence[str], root: Path) -> None:
+def kill_in_the_middle(name: str, line: Sequence[str], root: Path, begun: Callable[[Path], bool]) -> None:
     """Start the job in a process group of its own and kill the driver and its JVM once it has begun to write."""
     with subprocess.Popen(
         line,
@@ -56,7 +59,7 @@ def kill_in_the_middle(name: str, line: Sequence[str], root: Path) -> None:
         start_new_session=True,
     ) as process:
         deadline = time.monotonic() + SECONDS_TO_START_WRITING
-        while not BEGUN[name](root):
+        while not begun(root):
             assert process.poll() is None, f"{name} ended before it wrote anything"
             assert time.monotonic() < deadline, f"{name} did not begin to write"
             time.sleep(0.005)
@@ -74,7 +77,7 @@ def test_every_job_killed_and_run_again_ends_as_undisturbed(
 
     chosen = programme.settings(overrides, killed)
     for name, body, dates in programme.steps(chosen):
-        kill_in_the_middle(name, programme.command(name, overrides, killed, dates[:1]), killed)
+        kill_in_the_middle(name, programme.command(name, overrides, killed, dates[:1]), killed, BEGUN[name])
         for table in (killed / "tables").iterdir():
             if (table / "_delta_log").exists():
                 delta.read(spark, str(table)).count()  # the last good table is whole and readable
@@ -84,3 +87,35 @@ def test_every_job_killed_and_run_again_ends_as_undisturbed(
         counts = [DeltaTable(f"{root}/tables/{table}").to_pyarrow_table().num_rows for root in (undisturbed, killed)]
         assert counts[0] == counts[1] > 0, table
     assert programme.scores(killed).equals(programme.scores(undisturbed))
+
+
+def outputs(root: Path) -> int:
+    """Files of sequences and outcomes that were written, committed or not."""
+    return len([*root.glob("tables/sequences/as_of_date=*/*.parquet"), *root.glob("tables/outcomes/as_of_date=*/*")])
+
+
+def whole_table(root: Path, name: str) -> pa.Table:
+    rows = DeltaTable(f"{root}/tables/{name}").to_pyarrow_table().drop_columns(["inputs_id"])
+    return rows.sort_by([("as_of_date", "ascending"), ("user_id", "ascending")])
+
+
+def test_a_backfill_killed_five_times_at_random_ends_as_undisturbed(
+    spark: SparkSession, overrides: list[str], tmp_path: Path, key: None
+) -> None:
+    span = ["--from", "2024-02-01", "--to", "2024-04-15", "--every", "3d", "--only", "sequences,outcomes"]
+    roots = undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    lines = {root: [*programme.command("backfill", overrides, root), *span, "--max-parallel", "4"] for root in roots}
+    for root in roots:
+        ingest_events.run(programme.job(spark, programme.settings(overrides, root)))
+    chance = random.Random(5)
+    for _ in range(5):
+        enough = outputs(killed) + chance.randrange(1, 9)
+        kill_in_the_middle("backfill", lines[killed], killed, lambda root, enough=enough: outputs(root) >= enough)  # type: ignore[misc]
+    for root in roots:
+        ended = programme.run_command(lines[root])
+        assert ended.returncode == 0, ended.stderr
+    assert " 0 stood already" not in ended.stdout  # the kills left something to go on from
+    for name in ("sequences", "outcomes"):
+        found, expected = whole_table(killed, name), whole_table(undisturbed, name)
+        assert found.num_rows > 0
+        assert found.to_pylist() == expected.to_pylist()

@@ -17,10 +17,10 @@ from pyspark.sql import SparkSession
 from features import delta
 from jobs import build_sequences, evaluate_model, passes, score_users
 from jobs.job import Run
+from jobs.scoring import members, score
 from jobs.settings import Settings
 from tests.end_to_end import programme
 from training.bundle import read_manifest
-from training.spark_scoring import score
 
 TIERS = ["bronze", "silver", "gold", "platinum"]
 
@@ -66,11 +66,11 @@ def test_members_are_scored_the_same_from_sequences_or_from_events(spark: SparkS
     found = table(done, "scores").filter(of_date)
     build_sequences.run(job)
     record = Run("score_users", date)
-    members = passes.members(job, passes.pin_events(job), date, record)
-    assert members.count == table(done, "sequences").filter(of_date).num_rows == found.num_rows > 0
+    known = members(job, passes.pin_events(job), date, record)
+    assert known.count == table(done, "sequences").filter(of_date).num_rows == found.num_rows > 0
     assert set(record.versions) == {"sequences"}
     manifest = read_manifest(done.storage.models, "latest")
-    again = score(spark, members, manifest, done.storage.models, done.scoring).toArrow()
+    again = score(spark, known, manifest, done.storage.models, done.scoring).toArrow()
     columns = [c for c in again.column_names if c != "as_of_date"]
     assert again.select(columns).sort_by("user_id").to_pylist() == found.select(columns).sort_by("user_id").to_pylist()
 

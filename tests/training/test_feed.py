@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.training.training_examples import CONTRACT, example_rows, stage_rows
 from training.feed import ShardSet, TensorMaker, prefetch, training_rows, validation_rows
@@ -28,19 +30,48 @@ def _ids(table: pa.Table) -> list[float]:
     return [float(v) for v in table["outcome_value"].to_pylist()]
 
 
-def _batches(shards: ShardSet, ranks: int, epoch: int = 0, seed: int = 3) -> list[list[float]]:
+def _batches(shards: ShardSet, ranks: int, epoch: int = 0, seed: int = 3, by_length: bool = True) -> list[list[float]]:
     """The global batches that `ranks` ranks take together, each sorted."""
-    feeds = [
-        [_ids(t) for t in training_rows(shards, r, ranks, 16, shuffle_rows=10, seed=seed, epoch=epoch)]
-        for r in range(ranks)
-    ]
+    feeds = [[_ids(t) for t in training_rows(shards, r, ranks, 16, 10, by_length, seed, epoch)] for r in range(ranks)]
     assert len({len(f) for f in feeds}) == 1, "ranks take different numbers of steps"
     assert {len(batch) for f in feeds for batch in f} == {16 // ranks}
     return [sorted(v for f in feeds for v in f[step]) for step in range(len(feeds[0]))]
 
 
-def test_global_batches_are_equal_for_one_two_and_four_ranks(shards: ShardSet) -> None:
-    assert _batches(shards, 1) == _batches(shards, 2) == _batches(shards, 4)
+@pytest.mark.parametrize("by_length", [False, True])
+def test_global_batches_are_equal_for_one_two_and_four_ranks(shards: ShardSet, by_length: bool) -> None:
+    one, two, four = (_batches(shards, ranks, by_length=by_length) for ranks in (1, 2, 4))
+    assert one == two == four
+
+
+def test_rows_of_a_batch_are_of_similar_length(tmp_path: Path) -> None:
+    shards, _ = stage_rows(example_rows(2000), 0, SHARDS, tmp_path, 50)
+
+    def steps(by_length: bool) -> list[pa.Table]:
+        return list(training_rows(shards, 0, 1, 64, 250, by_length, 3, 0))
+
+    def padded(by_length: bool) -> int:
+        lengths = [np.array([len(a) for a in t["seq_age"].to_pylist()]) for t in steps(by_length)]
+        return sum(int(64 * found.max() - found.sum()) for found in lengths)
+
+    assert padded(True) < padded(False) / 2
+    means = [np.mean([len(a) for a in t["seq_age"].to_pylist()]) for t in steps(True)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # short ones do not come first
+
+
+@given(rows=st.integers(1, 90), batch=st.sampled_from([8, 16, 32]), buffer=st.integers(1, 40), by_length=st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_of_an_epoch_whatever_the_sizes(
+    tmp_path: Path, rows: int, batch: int, buffer: int, by_length: bool
+) -> None:
+    folder = tmp_path / f"{rows}-{batch}-{buffer}-{by_length}"
+    folder.mkdir(exist_ok=True)
+    table = example_rows(rows).set_column(11, "outcome_value", pa.array(np.arange(float(rows))))
+    staged, _ = stage_rows(table, 0, 1, folder, 5)
+    seen = [v for t in training_rows(staged, 0, 1, batch, buffer, by_length, 1, 0) for v in _ids(t)]
+    assert len(seen) == -(-rows // batch) * batch
+    assert set(seen) == set(range(rows))
+    assert max(seen.count(v) for v in set(seen)) <= -(-len(seen) // rows)
 
 
 def test_steps_follow_from_the_longest_shard(shards: ShardSet) -> None:
@@ -64,7 +95,7 @@ def test_epochs_differ_and_repeat_by_the_seed(shards: ShardSet) -> None:
 
 def test_a_shard_smaller_than_its_share_of_a_batch_is_repeated(tmp_path: Path) -> None:
     tiny, _ = stage_rows(example_rows(3), 0, 1, tmp_path, 5)
-    (batch,) = training_rows(tiny, 0, 1, 8, shuffle_rows=10, seed=0, epoch=0)
+    (batch,) = training_rows(tiny, 0, 1, 8, 10, True, 0, 0)
     assert batch.num_rows == 8
 
 
@@ -87,7 +118,7 @@ def test_prefetched_tensors_equal_those_made_in_place(shards: ShardSet) -> None:
     statistics = Statistics.empty(CONTRACT)
     statistics.add(example_rows(70), CONTRACT)
     make = TensorMaker(CONTRACT, statistics.encoding(3), 24, 8)
-    rows = list(training_rows(shards, 0, 1, 16, 10, 3, 0))
+    rows = list(training_rows(shards, 0, 1, 16, 10, True, 3, 0))
     for found, table in zip(prefetch(iter(rows), make, 2), rows, strict=True):
         for name, values in make(table).items():
             np.testing.assert_array_equal(found[name], values)
@@ -108,7 +139,7 @@ def test_an_error_of_the_prefetching_thread_is_raised_and_the_thread_ends(shards
 
 def test_closing_early_ends_the_thread(shards: ShardSet) -> None:
     make = TensorMaker(CONTRACT, Statistics.empty(CONTRACT).encoding(3), 24, 8)
-    tensors = prefetch(training_rows(shards, 0, 1, 16, 10, 3, 0), make, 1)
+    tensors = prefetch(training_rows(shards, 0, 1, 16, 10, True, 3, 0), make, 1)
     next(tensors)
     tensors.close()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]

@@ -16,21 +16,19 @@ from pyspark.sql import DataFrame, SparkSession
 from features import tables
 from features.errors import TrainingDataError
 from features.table_files import TableFile, UserRange, user_ranges, write_file
+from jobs.scoring import Members, score, write_scores
 from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.loop import build_model
 from training.settings import ModelSettings, ScoringSettings
 from training.spark_scoring import (
-    Members,
     Predictor,
     arrow_rows,
     collect_forecasts,
     predictor_of_worker,
     register_scoring_udf,
-    score,
     width_ladder,
-    write_scores,
 )
 from training.statistics import Statistics
 from training.tensors import input_schema

@@ -1,0 +1,142 @@
+"""Training: the feed beside tensors that lie ready and beside rows given one by one, and two ranks beside one."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from features.contract import Contract
+from training import spark_examples
+from training.feed import OUTCOME_RANK, OUTCOME_VALUE, training_rows
+from training.loop import Plan, build_model, compiled_steps
+from training.settings import ModelSettings, TrainingSettings
+from training.spark_training import train_model
+
+MODEL = ModelSettings(name="hybrid")
+ROWS_ONE_BY_ONE = 20  # steps; enough to tell, and slow
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+
+def settings(dates: list[dt.date], ranks: int, by_length: bool) -> TrainingSettings:
+    """The default settings of `conf/base.yaml`, for three epochs."""
+    return TrainingSettings(
+        as_of=dates[:-1],
+        validation_as_of=dates[-1],
+        ranks=ranks,
+        shards=8,
+        batch="global",
+        batch_size=256,
+        epochs=3,
+        learning_rate=0.002,
+        warmup_epochs=1,
+        weight_decay=0.01,
+        patience=4,
+        auxiliary_weight=0.1,
+        mixed_precision=False,
+        vocabulary_size=1000,
+        shuffle_rows=8192,
+        by_length=by_length,
+        row_group_rows=512,
+        prefetch_batches=4,
+        seed=1,
+        start_timeout_seconds=120,
+        network_interfaces=["lo"],
+    )
+
+
+def outcomes_of(sequences: DataFrame) -> DataFrame:
+    """Made-up outcomes: how fast training is does not depend on what comes true."""
+    rank = f.least(f.col("current_tier_rank") + (f.rand(1) < 0.2).cast("int"), f.lit(2))
+    value = f.col("spend_90d").cast("decimal(28,6)")
+    return sequences.select("user_id", "as_of_date", "inputs_id", rank.alias(OUTCOME_RANK), value.alias(OUTCOME_VALUE))
+
+
+def ranks_speed(
+    spark: SparkSession, sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str
+) -> dict[str, float]:
+    """Rows a second of whole trainings, by ranks and by whether batches are put together by length."""
+    outcomes, found = outcomes_of(sequences).cache(), {}
+    for by_length in (True, False):
+        for ranks in (1, 2):
+            chosen = settings(dates, ranks, by_length)
+            place = f"{folder}/training-{ranks}-{by_length}"
+            trained = train_model(
+                spark, sequences, outcomes, contract, MODEL, chosen, place, f"{folder}/staging", {}, progress=False
+            )
+            name = f"{ranks} rank{'s' * (ranks > 1)}, {'by length' if by_length else 'in any order'}"
+            # The first epoch compiles.
+            found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
+    return found
+
+
+def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str) -> dict[str, float]:
+    """Seconds of a training step on one core, by where its tensors come from."""
+    chosen = settings(dates, 1, by_length=True)
+    outcomes = outcomes_of(sequences)
+    examples = spark_examples.stage(sequences, outcomes, contract, chosen, f"{folder}/feed-examples")
+    plan = Plan("feed", contract, examples.encoding, MODEL, chosen, examples.training, examples.validation, "", "", "")
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    process = context.Process(target=_measure_feed, args=(plan, answers), daemon=True)
+    process.start()
+    found: dict[str, float] = answers.get(timeout=900)
+    process.join()
+    return found
+
+
+def _measure_feed(plan: Plan, answers: Any) -> None:
+    os.environ.update(QUIET)
+    os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})  # a rank has one core for feed and step
+    from training import distributed
+    from training.feed import prefetch
+
+    distributed.start(False, 1)
+    model = build_model(plan.model, plan.contract, plan.encoding)
+    optimizer = distributed.adamw(0.001, 0.01)
+    optimizer.build(model.trainable_variables)
+    step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+    make = plan.tensor_maker()
+
+    def rows() -> Iterator[Any]:
+        s = plan.settings
+        return training_rows(plan.training, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
+
+    ready = [make(table) for table in rows()]
+    ways: dict[str, Callable[[], Iterable[Any]]] = {
+        "tensors that lie ready": lambda: ready,
+        "Tiercast": lambda: prefetch(rows(), make, plan.settings.prefetch_batches),
+        "tf.data.from_generator of rows": lambda: _by_row(rows(), dataclasses.replace(make, trim=None)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(4):
+        for name, way in ways.items():
+            began, steps = time.perf_counter(), 0
+            for batch in way():
+                float(step(batch))
+                steps += 1
+            times[name].append((time.perf_counter() - began) / steps)
+    answers.put({name: statistics.median(found[1:]) for name, found in times.items()})
+
+
+def _by_row(tables: Iterator[Any], make: Any) -> Iterator[Any]:
+    import tensorflow as tf
+
+    def generate() -> Iterator[dict[str, np.ndarray]]:
+        for _, table in zip(range(ROWS_ONE_BY_ONE), tables, strict=False):
+            for k in range(table.num_rows):
+                yield {name: tensor[0] for name, tensor in make(table.slice(k, 1)).items()}
+
+    first = next(generate())
+    signature = {n: tf.TensorSpec(t.shape, t.dtype) for n, t in first.items()}
+    data = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    return iter(data.batch(256, drop_remainder=True).prefetch(4))
