@@ -193,7 +193,7 @@ class DayReader:
         # The day is the partition: it stands in the file's place, and need not stand in the file.
         columns = [c for c in table.columns if c != "day" and (c != "arrival_date" or self._by_arrival)]
         files = [f for f in work.days if users.overlaps(f.first, f.last)]
-        runs = [_with_day(read_range(f, users, columns, ()), f.date) for f in files]
+        runs = [_with_day(read_range(f, users, columns), f.date) for f in files]
         self._runs = runs or [_empty(table).select([*columns, "day"])]
         self.all = DayHistory.from_runs(self._runs)
 

@@ -154,7 +154,7 @@ _TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up fo
 
 
 def _read(files: Sequence[TableFile], users: UserRange) -> pa.Table:
-    runs = [table_files.read_range(f, users, _READ, ()) for f in files if users.overlaps(f.first, f.last)]
+    runs = [table_files.read_range(f, users, _READ) for f in files if users.overlaps(f.first, f.last)]
     runs = runs or [tables.events({}).arrow_schema.empty_table().select(_READ)]
     return pa.concat_tables(runs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import itertools
 import json
@@ -35,6 +36,7 @@ SPREAD = 1 << 16
 WIDE, NARROW = 50_000, 8_192
 """Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
 
+_FOOTERS = 4096  # of files that are written once and never changed
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
 
@@ -145,46 +147,58 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def read_range(file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
-    """The rows of a file whose users lie in a range, in its order; the strings in `words` as dictionaries.
+def read_range(
+    file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str] = (), inside: Sequence[str] = ()
+) -> pa.Table:
+    """The rows of a file whose users lie in a range, in its order.
 
-    Strings inside arrays can be named too; they are left as they are where the file has no dictionary of them. Ids gain
-    from it where users have many rows each.
+    Args:
+        file: an active file.
+        users: the range.
+        columns: what to read.
+        words: strings that become dictionaries; ids gain from it where users have many rows each.
+        inside: arrays whose strings become dictionaries; they stay as they are where the file has none of them.
 
     Raises:
         StorageError: the file is missing or damaged.
     """
     with _damaged(file.uri), places.opened(file.uri) as source:
-        schema = pq.read_schema(source)
-        nested = [c for c in words if c in columns and pa.types.is_nested(schema.field(c).type)]
-        flat = [c for c in words if c in columns and c not in nested]
         try:
-            return _in_range(_read(source, users, columns, flat, nested), users)
+            return _in_range(_read(file.uri, source, users, columns, words, inside), users)
         except pa.ArrowNotImplementedError:
-            return _in_range(_read(source, users, columns, flat, []), users)
+            return _in_range(_read(file.uri, source, users, columns, words, ()), users)
 
 
 def _read(
-    source: pa.NativeFile, users: UserRange, columns: Sequence[str], flat: Sequence[str], nested: Sequence[str]
+    uri: str,
+    source: pa.NativeFile,
+    users: UserRange,
+    columns: Sequence[str],
+    words: Sequence[str],
+    inside: Sequence[str],
 ) -> pa.Table:
-    inside = [f"{name}.list.element" for name in nested]
-    parquet = pq.ParquetFile(source, read_dictionary=[*flat, *inside], coerce_int96_timestamp_unit="us")
-    groups = _groups(parquet.metadata, users)
-    if not nested or not groups:
+    metadata, bounds = _footer(uri)
+    groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
+    leaves = [*(c for c in words if c in columns), *(f"{name}.list.element" for name in inside)]
+    parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, coerce_int96_timestamp_unit="us")
+    if not inside or not groups:
         return parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
     # Arrow reads dictionaries inside arrays, several times as fast as strings, from one row group at a time.
     return pa.concat_tables([parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups])
 
 
-def _groups(metadata: pq.FileMetaData, users: UserRange) -> list[int]:
+@functools.lru_cache(_FOOTERS)
+def _footer(uri: str) -> tuple[pq.FileMetaData, list[tuple[str | None, str | None]]]:
+    """A file's metadata and the first and last user of each row group; a worker reads it once for all its ranges."""
+    with places.opened(uri) as source:
+        metadata = pq.read_metadata(source)
     names = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
-    at, found = names.index(USER), []
+    at, bounds = names.index(USER), []
     for group in range(metadata.num_row_groups):
         known = metadata.row_group(group).column(at).statistics
         has = known is not None and known.has_min_max
-        if users.overlaps(known.min if has else None, known.max if has else None):
-            found.append(group)
-    return found
+        bounds.append((known.min, known.max) if has else (None, None))
+    return metadata, bounds
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:

@@ -43,11 +43,15 @@ class Members:
     def stored(cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int) -> Members:
         """Those of the active files of one as-of date of `sequences`."""
         columns = [*_STANDING, *(c for c in contract.input_columns if c not in _STANDING)]
-        words = [*_WORDS, *(array_column(c) for c in contract.categorical)]
+        inside = [array_column(c) for c in contract.categorical]
         count = sum(f.rows for f in files)
 
         def rows_of(users: UserRange) -> pa.Table:
-            found = [table_files.read_range(f, users, columns, words) for f in files if users.overlaps(f.first, f.last)]
+            found = [
+                table_files.read_range(f, users, columns, _WORDS, inside)
+                for f in files
+                if users.overlaps(f.first, f.last)
+            ]
             rows = pa.concat_tables(found) if found else _no_members(contract).select(columns)
             return rows.append_column(AS_OF, pa.repeat(pa.scalar(as_of, pa.date32()), rows.num_rows))
 
