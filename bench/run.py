@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from bench import aggregates, events, scoring, sequences
+from bench import aggregates, events, scoring, sequences, training
 from bench.events import Programme
 from bench.measure import Cost, alternate
 from features import as_of as shell
@@ -155,6 +155,39 @@ class Bench:
             bare.stop()
         return found
 
+    def trainings(self, users: int) -> str:
+        """The training feed and the ranks, as two tables."""
+        as_of, contract, folder = self.programme.as_of, self.spec.contract, sequences.emptied(self.out("training"))
+        dates, place = [as_of - dt.timedelta(days=30), as_of], f"{folder}/sequences"
+        files = self._pass(dates)
+        for date in dates:
+            scoring.sampled([f for f in files if f.partition["as_of_date"] == str(date)], users, place, date)
+        frame = self.spark.read.parquet(place)
+        feed = training.feed_seconds(frame, contract, dates, folder)
+        ranks = training.ranks_speed(self.spark, frame, contract, dates, folder)
+        base, one = feed["tensors that lie ready"], ranks["1 rank, in any order"]
+        lines = [f"| {name} | {s * 1000:.1f} | {s / base:.2f} |" for name, s in feed.items()]
+        speeds = [f"| {name} | {rows:,.0f} | {rows / one:.2f} |" for name, rows in ranks.items()]
+        return "\n".join(
+            [
+                "## Training hybrid: where a step's tensors come from",
+                "",
+                "One rank on one core, 256 rows a step; the feed's thread shares the core. Batches by length, but for",
+                "rows given one by one, which are padded to the full width.",
+                "",
+                "| tensors | ms a step | times as long |\n|---|---|---|",
+                *lines,
+                "",
+                "## Training hybrid: ranks, and batches by length",
+                "",
+                f"Whole trainings by Horovod on Spark, {users:,} members, rows a second after the first epoch.",
+                "",
+                "| ranks and batches | rows a second | times as fast |\n|---|---|---|",
+                *speeds,
+                "",
+            ]
+        )
+
     def _check_scores(self, members: Members, frame: DataFrame, manifest: Manifest, models: str) -> None:
         theirs = scoring.by_user(self.spark, frame.limit(2000), manifest, models).toPandas().set_index("user_id")
         mine = scoring.tiercast(self.spark, members, manifest, models).toPandas().set_index("user_id")
@@ -176,7 +209,7 @@ def section(title: str, costs: Mapping[str, Cost], first: str, note: str) -> str
     return "\n".join([f"## {title}", "", note, "", *lines, ""])
 
 
-def page(bench: Bench, users: int) -> str:
+def page(bench: Bench, users: int, trained: int) -> str:
     """The whole document."""
     p = bench.programme
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
@@ -211,7 +244,7 @@ def page(bench: Bench, users: int) -> str:
     for name, costs in bench.scores(users).items():
         note = "From parquet, results dropped. Probabilities are equal within 1e-6."
         parts.append(section(f"Scoring with {name}", costs, "Tiercast", note))
-    return "\n".join([*head, *parts])
+    return "\n".join([*head, *parts, bench.trainings(trained)])
 
 
 def main() -> None:
@@ -221,13 +254,14 @@ def main() -> None:
     options.add_argument("--users", type=int, default=240_000)
     options.add_argument("--days", type=int, default=91)
     options.add_argument("--scored", type=int, default=60_000, help="users to score")
+    options.add_argument("--trained", type=int, default=24_000, help="users to train on")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
     options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     chosen = options.parse_args()
     os.environ.update(scoring.QUIET)
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
-    chosen.page.write_text(page(bench, chosen.scored), encoding="utf-8")
+    chosen.page.write_text(page(bench, chosen.scored, chosen.trained), encoding="utf-8")
     spark.stop()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -175,11 +175,13 @@ def _endless(
                 yield table.slice(0, rows)
                 left, table = [], table.slice(rows)
             table = pa.concat_tables([*held, table])
-            table = table.take(np.argsort(_lengths(table), kind="stable")) if by_length else table
-            slices = table.num_rows // rows
-            for k in np.argsort(np.random.default_rng([*seed[:2], lap, number]).random(slices)):
+            order: Sequence[int] | npt.NDArray[np.int64] = range(table.num_rows // rows)
+            if by_length:
+                table = table.take(np.argsort(_lengths(table), kind="stable"))
+                order = np.argsort(np.random.default_rng([*seed[:2], lap, number]).random(len(order)))
+            for k in order:
                 yield table.slice(k * rows, rows)
-            held = [table.slice(slices * rows)]
+            held = [table.slice(len(order) * rows)]
         left, lap = [t for t in (*left, *held) if t.num_rows], lap + 1
 
 
