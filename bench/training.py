@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.contract import Contract
 from training import spark_examples
-from training.feed import OUTCOME_RANK, OUTCOME_VALUE, training_rows
+from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, TensorMaker, training_batches
 from training.loop import Plan, build_model, compiled_steps
 from training.settings import ModelSettings, TrainingSettings
 from training.spark_training import train_model
+from training.tensors import Tensors
 
 MODEL = ModelSettings(name="hybrid")
-ROWS_ONE_BY_ONE = 20  # steps; enough to tell, and slow
+ROWS_ONE_BY_ONE = 2560  # ten steps: enough to tell, and slow
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
@@ -107,15 +109,15 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
     step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
     make = plan.tensor_maker()
 
-    def rows() -> Iterator[Any]:
+    def batches() -> Iterator[Tensors]:
         s = plan.settings
-        return training_rows(plan.training, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
+        return training_batches(plan.training, make, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
 
-    ready = [make(table) for table in rows()]
+    ready = list(batches())
     ways: dict[str, Callable[[], Iterable[Any]]] = {
         "tensors that lie ready": lambda: ready,
-        "Tiercast": lambda: prefetch(rows(), make, plan.settings.prefetch_batches),
-        "tf.data.from_generator of rows": lambda: _by_row(rows(), dataclasses.replace(make, trim=None)),
+        "Tiercast": lambda: prefetch(batches(), plan.settings.prefetch_batches),
+        "tf.data.from_generator of rows": lambda: _by_row(plan.training.uris[0], dataclasses.replace(make, trim=None)),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(4):
@@ -128,13 +130,14 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
     answers.put({name: statistics.median(found[1:]) for name, found in times.items()})
 
 
-def _by_row(tables: Iterator[Any], make: Any) -> Iterator[Any]:
+def _by_row(address: str, make: TensorMaker) -> Iterator[Any]:
     import tensorflow as tf
 
-    def generate() -> Iterator[dict[str, np.ndarray]]:
-        for _, table in zip(range(ROWS_ONE_BY_ONE), tables, strict=False):
-            for k in range(table.num_rows):
-                yield {name: tensor[0] for name, tensor in make(table.slice(k, 1)).items()}
+    def generate() -> Iterator[Tensors]:
+        rows = pq.ParquetFile(address).read()
+        for k in range(min(ROWS_ONE_BY_ONE, rows.num_rows)):
+            one = make.encode(rows.slice(k, 1))
+            yield {name: tensor[0] for name, tensor in make.tensors(Chosen.of(one, np.arange(1))).items()}
 
     first = next(generate())
     signature = {n: tf.TensorSpec(t.shape, t.dtype) for n, t in first.items()}

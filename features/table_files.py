@@ -33,7 +33,7 @@ USER, INPUTS = "user_id", "inputs_id"
 SPREAD = 1 << 16
 """How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
 
-WIDE, NARROW = 50_000, 8_192
+WIDE, NARROW = 50_000, 4_096
 """Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
 
 _FOOTERS = 4096  # of files that are written once and never changed

@@ -16,12 +16,13 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import uri
-from features.contract import AGE, Contract
-from training.tensors import Encoding, Tensors, column, to_tensors
+from features.contract import Contract
+from training.tensors import Array, Encoded, Encoding, Tensors, column, trimmed
+
+Ints = npt.NDArray[np.int64]
 
 OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"
 TARGET_TIER, TARGET_VALUE = "target_tier", "target_log_value"
@@ -56,26 +57,100 @@ class ShardSet:
 
 
 @dataclasses.dataclass(frozen=True)
+class Labelled:
+    """n encoded rows and what came true: `outcome_rank` [n] int32, `log_value` [n] float32, log1p of the value."""
+
+    encoded: Encoded
+    outcome_rank: Array
+    log_value: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """n rows of encoded buffers: the buffers, and of each row its buffer [n] and its place there [n]."""
+
+    buffers: tuple[Labelled, ...]
+    buffer: Ints
+    place: Ints
+
+    @classmethod
+    def of(cls, buffer: Labelled, places: Ints) -> Chosen:
+        """Rows of one buffer."""
+        return cls((buffer,), np.zeros(len(places), np.int64), places)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Chosen]) -> Chosen:
+        """The rows of all parts, one after the other."""
+        begins = np.cumsum([0, *(len(p.buffers) for p in parts)])
+        return cls(
+            tuple(b for p in parts for b in p.buffers),
+            np.concatenate([p.buffer + begin for p, begin in zip(parts, begins, strict=False)]),
+            np.concatenate([p.place for p in parts]),
+        )
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.place)
+
+    def at(self, rows: slice | Ints) -> Chosen:
+        """Some of the rows."""
+        return Chosen(self.buffers, self.buffer[rows], self.place[rows])
+
+    def alone(self) -> Chosen:
+        """The same rows without the buffers that none of them is in, so that these can be freed."""
+        used, buffer = np.unique(self.buffer, return_inverse=True)
+        return Chosen(tuple(self.buffers[k] for k in used), buffer, self.place)
+
+    @property
+    def lengths(self) -> Ints:
+        """[n] events of each row."""
+        begins = np.cumsum([0, *(len(b.encoded.lengths) for b in self.buffers)])
+        return np.concatenate([b.encoded.lengths for b in self.buffers])[begins[self.buffer] + self.place]
+
+    def by_buffer(self) -> Iterator[tuple[Labelled, Ints]]:
+        """Each buffer that has rows among these, and their places."""
+        for k in np.unique(self.buffer):
+            yield self.buffers[k], self.place[self.buffer == k]
+
+
+@dataclasses.dataclass(frozen=True)
 class TensorMaker:
-    """How rows become tensors: what `to_tensors` takes beside the rows."""
+    """How rows become tensors.
+
+    Attributes:
+        contract: what the rows mean.
+        encoding: vocabulary and normalisation.
+        width: largest padded length.
+        trim: batches are cut to their longest row, rounded up to a multiple of this; None: not at all.
+    """
 
     contract: Contract
     encoding: Encoding
     width: int
     trim: int | None
 
-    def __call__(self, rows: pa.Table) -> Tensors:
-        """Tensors of the rows, with targets: `target_tier` [n] int32, `target_log_value` [n] float32 (log1p)."""
+    def encode(self, rows: pa.Table) -> Labelled:
+        """Staged rows as numbers, once for all batches that take from them."""
         values = column(rows, OUTCOME_VALUE).to_numpy(zero_copy_only=False)
-        return {
-            **to_tensors(rows, self.contract, self.encoding, self.width, self.trim),
-            TARGET_TIER: column(rows, OUTCOME_RANK).to_numpy(zero_copy_only=False).astype(np.int32),
-            TARGET_VALUE: np.log1p(np.maximum(values, 0.0)).astype(np.float32),
-        }
+        ranks = column(rows, OUTCOME_RANK).to_numpy(zero_copy_only=False)
+        log_values = np.log1p(np.maximum(values, 0.0)).astype(np.float32)
+        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values)
+
+    def tensors(self, rows: Chosen) -> Tensors:
+        """See `training.tensors.to_tensors`; and the targets `target_tier` [n] and `target_log_value` [n]."""
+        width = trimmed(self.width, rows.lengths, self.trim)
+        parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @staticmethod
+    def _of_buffer(buffer: Labelled, places: Ints, width: int) -> Tensors:
+        targets = {TARGET_TIER: buffer.outcome_rank[places], TARGET_VALUE: buffer.log_value[places]}
+        return {**buffer.encoded.padded(places, width), **targets}
 
 
-def training_rows(
+def training_batches(
     shards: ShardSet,
+    make: TensorMaker,
     rank: int,
     ranks: int,
     global_batch: int,
@@ -83,11 +158,12 @@ def training_rows(
     by_length: bool,
     seed: int,
     epoch: int,
-) -> Iterator[pa.Table]:
-    """The rank's rows of each step of an epoch, shuffled by (seed, epoch, shard).
+) -> Iterator[Tensors]:
+    """The rank's tensors of each step of an epoch, shuffled by (seed, epoch, shard).
 
     Args:
         shards: the training split.
+        make: how rows become tensors.
         rank: this rank.
         ranks: how many there are; must divide the shards.
         global_batch: rows of a step over all ranks.
@@ -98,25 +174,28 @@ def training_rows(
     """
     share = shards.rows_per_batch(global_batch)
     streams = [
-        _endless(shards.uris[number], share, shuffle_rows, by_length, (seed, epoch, number))
+        _endless(shards.uris[number], make, share, shuffle_rows, by_length, (seed, epoch, number))
         for number in shards.of_rank(rank, ranks)
     ]
     for _ in range(shards.steps(global_batch)):
-        yield pa.concat_tables([next(stream) for stream in streams])
+        yield make.tensors(Chosen.joined([next(stream) for stream in streams]))
 
 
-def validation_rows(shards: ShardSet, rank: int, ranks: int, rows_per_batch: int) -> Iterator[pa.Table]:
+def validation_batches(
+    shards: ShardSet, make: TensorMaker, rank: int, ranks: int, rows_per_batch: int
+) -> Iterator[Tensors]:
     """Every row of the rank's shards once, in order."""
     for number in shards.of_rank(rank, ranks):
         if not shards.rows[number]:
             continue  # a shard of few rows may be empty, and has no file then
         with _open(shards.uris[number]) as file:
             for batch in file.iter_batches(rows_per_batch):
-                yield pa.Table.from_batches([batch])
+                rows = make.encode(pa.Table.from_batches([batch]))
+                yield make.tensors(Chosen.of(rows, np.arange(batch.num_rows)))
 
 
-def prefetch(batches: Iterator[pa.Table], make: TensorMaker, ahead: int) -> Iterator[Tensors]:
-    """Tensors of the batches, made by a thread up to `ahead` batches before they are asked for.
+def prefetch(batches: Iterator[Tensors], ahead: int) -> Iterator[Tensors]:
+    """The batches, made by a thread up to `ahead` of them before they are asked for.
 
     An error of the thread is raised here. Closing the iterator ends the thread.
     """
@@ -133,10 +212,10 @@ def prefetch(batches: Iterator[pa.Table], make: TensorMaker, ahead: int) -> Iter
 
     def work() -> None:
         try:
-            for rows in batches:
+            for batch in batches:
                 if stopped.is_set():
                     return
-                put(make(rows))
+                put(batch)
             put(None)
         except BaseException as error:  # raised again where the tensors are asked for
             put(error)
@@ -154,42 +233,38 @@ def prefetch(batches: Iterator[pa.Table], make: TensorMaker, ahead: int) -> Iter
 
 
 def _endless(
-    address: str, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
-) -> Iterator[pa.Table]:
-    """Slices of exactly `rows` rows; after the last row the shard starts over in a new order.
+    address: str, make: TensorMaker, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
+) -> Iterator[Chosen]:
+    """Exactly `rows` rows at a time; after the last row the shard starts over in a new order.
 
     By length, each buffer is cut into slices of rows of similar length. Slices are given in an order that is the same
     for all shards, so the rows that meet in a global batch are of similar length too.
     """
-    left: list[pa.Table] = []
+    left: list[Chosen] = []
     lap = 0
     while True:
-        held: list[pa.Table] = []
-        buffers = _shuffled(address, shuffle_rows, np.random.default_rng([*seed, lap]))
+        held: list[Chosen] = []
+        buffers = _shuffled(address, make, shuffle_rows, np.random.default_rng([*seed, lap]))
         for number, buffer in enumerate(buffers):
-            table = pa.concat_tables([*left, buffer])
-            if left and table.num_rows < rows:
-                left = [table]
+            pool = Chosen.joined([*left, buffer])
+            if left and len(pool) < rows:
+                left = [pool]
                 continue
             if left:  # what the last lap has left goes first, so that an epoch has every row
-                yield table.slice(0, rows)
-                left, table = [], table.slice(rows)
-            table = pa.concat_tables([*held, table])
-            order: Sequence[int] | npt.NDArray[np.int64] = range(table.num_rows // rows)
+                yield pool.at(slice(rows))
+                left, pool = [], pool.at(slice(rows, None))
+            pool = Chosen.joined([*held, pool])
+            order: Sequence[int] | Ints = range(len(pool) // rows)
             if by_length:
-                table = table.take(np.argsort(_lengths(table), kind="stable"))
+                pool = pool.at(np.argsort(pool.lengths, kind="stable"))
                 order = np.argsort(np.random.default_rng([*seed[:2], lap, number]).random(len(order)))
             for k in order:
-                yield table.slice(k * rows, rows)
-            held = [table.slice(len(order) * rows)]
-        left, lap = [t for t in (*left, *held) if t.num_rows], lap + 1
+                yield pool.at(slice(k * rows, (k + 1) * rows))
+            held = [rest] if len(rest := pool.at(slice(len(order) * rows, None)).alone()) else []
+        left, lap = [*left, *held], lap + 1
 
 
-def _lengths(rows: pa.Table) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.list_value_length(rows[AGE]).fill_null(0), np.int64)
-
-
-def _shuffled(address: str, shuffle_rows: int, random: np.random.Generator) -> Iterator[pa.Table]:
+def _shuffled(address: str, make: TensorMaker, shuffle_rows: int, random: np.random.Generator) -> Iterator[Chosen]:
     """The shard's rows in random order: row groups permuted, then rows within buffers of some row groups."""
     with _open(address) as file:
         if not file.metadata.num_rows:
@@ -199,14 +274,14 @@ def _shuffled(address: str, shuffle_rows: int, random: np.random.Generator) -> I
             groups.append(int(group))
             held += file.metadata.row_group(int(group)).num_rows
             if held >= shuffle_rows:
-                yield _permuted(file.read_row_groups(groups, use_threads=False), random)
+                yield _permuted(make.encode(file.read_row_groups(groups, use_threads=False)), random)
                 groups, held = [], 0
         if groups:
-            yield _permuted(file.read_row_groups(groups, use_threads=False), random)
+            yield _permuted(make.encode(file.read_row_groups(groups, use_threads=False)), random)
 
 
-def _permuted(rows: pa.Table, random: np.random.Generator) -> pa.Table:
-    return rows.take(pa.array(random.permutation(rows.num_rows)))
+def _permuted(rows: Labelled, random: np.random.Generator) -> Chosen:
+    return Chosen.of(rows, random.permutation(len(rows.outcome_rank)))
 
 
 def _open(address: str) -> closing[pq.ParquetFile]:

@@ -20,7 +20,7 @@ from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
 from training.settings import ModelSettings, TrainingSettings
-from training.tensors import Array, Encoding
+from training.tensors import Array, Encoding, Tensors
 
 TRIM = 16
 """Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
@@ -244,8 +244,9 @@ class _State:
     def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
-        rows = feed.training_rows(
+        batches = feed.training_batches(
             shards,
+            self.plan.tensor_maker(),
             self.rank.number,
             self.rank.count,
             settings.global_batch,
@@ -255,7 +256,7 @@ class _State:
             self.epochs,
         )
         loss_sum, seen, began = 0.0, 0, time.monotonic()
-        for batch in self._batches(rows):
+        for batch in self._ahead(batches):
             done = self.epochs * steps + seen
             self.optimizer.learning_rate = learning_rate(
                 done, settings.epochs * steps, settings.warmup_epochs * steps, settings.peak_learning_rate
@@ -269,15 +270,16 @@ class _State:
 
     def _validate(self) -> tuple[float, float]:
         share = max(1, self.plan.settings.global_batch // self.rank.count)
-        rows = feed.validation_rows(self.plan.validation, self.rank.number, self.rank.count, share)
+        make, rank = self.plan.tensor_maker(), self.rank
+        batches = feed.validation_batches(self.plan.validation, make, rank.number, rank.count, share)
         totals = np.zeros(3)
-        for batch in self._batches(rows):
+        for batch in self._ahead(batches):
             totals += np.array([float(v) for v in self.validation_step(batch)])
         loss, correct, count = distributed.sums(list(totals))
         return loss / count, correct / count
 
-    def _batches(self, rows: Any) -> Iterator[Any]:
-        yield from feed.prefetch(rows, self.plan.tensor_maker(), self.plan.settings.prefetch_batches)
+    def _ahead(self, batches: Iterator[Tensors]) -> Iterator[Tensors]:
+        yield from feed.prefetch(batches, self.plan.settings.prefetch_batches)
 
 
 def compiled_steps(

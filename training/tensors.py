@@ -128,10 +128,14 @@ def to_tensors(
         ValueError: an array is longer than the contract's length, or arrays of a row differ in length.
     """
     encoded = Encoded.of(rows, contract, encoding)
-    if trim is not None:
-        longest = int(encoded.lengths.max(initial=0))
-        width = min(width, trim * max(1, -(-longest // trim)))
-    return encoded.padded(np.arange(rows.num_rows), width)
+    return encoded.padded(np.arange(rows.num_rows), trimmed(width, encoded.lengths, trim))
+
+
+def trimmed(width: int, lengths: npt.NDArray[np.int64], trim: int | None) -> int:
+    """The width for rows of these lengths: the longest, rounded up to a multiple of `trim`; `width` without `trim`."""
+    if trim is None:
+        return width
+    return min(width, trim * max(1, -(-int(lengths.max(initial=0)) // trim)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Encoded:
         """Encode rows; see `to_tensors`. Categories may be dictionaries, which are looked up once per word."""
         if isinstance(rows, pa.RecordBatch):
             return cls._of_batch(rows, contract, encoding)
-        parts = [cls._of_batch(batch, contract, encoding) for batch in rows.to_batches() or [_no_rows(rows.schema)]]
+        parts = [cls._of_batch(batch, contract, encoding) for batch in _whole_batches(rows, contract)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     @classmethod
@@ -202,8 +206,11 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema)
+def _whole_batches(rows: pa.Table, contract: Contract) -> list[pa.RecordBatch]:
+    """The rows in as few batches as can be; dictionaries inside arrays cannot be joined, so these stay apart."""
+    kinds = [rows.schema.field(array_column(channel)).type.value_type for channel in contract.categorical]
+    whole = rows if any(pa.types.is_dictionary(kind) for kind in kinds) else rows.combine_chunks()
+    return whole.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
 
 
 def _filled(values: Array, rows: int) -> Array:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.training.training_examples import CONTRACT, example_rows, stage_rows
-from training.feed import ShardSet, TensorMaker, prefetch, training_rows, validation_rows
+from training.feed import Chosen, ShardSet, TensorMaker, prefetch, training_batches, validation_batches
+from training.spark_examples import example_schema
 from training.statistics import Statistics
+from training.tensors import Tensors, to_tensors
 
 SHARDS = 4
 
@@ -26,13 +29,25 @@ def shards(tmp_path: Path) -> ShardSet:
     return stage_rows(rows, 0, SHARDS, tmp_path, 5)[0]
 
 
-def _ids(table: pa.Table) -> list[float]:
-    return [float(v) for v in table["outcome_value"].to_pylist()]
+def _maker(trim: int | None = 8) -> TensorMaker:
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(example_rows(70), CONTRACT)
+    return TensorMaker(CONTRACT, statistics.encoding(3), CONTRACT.length, trim)
+
+
+MAKE = _maker()
+
+
+def _ids(batch: Tensors) -> list[float]:
+    return [float(v) for v in np.expm1(batch["target_log_value"]).round()]
 
 
 def _batches(shards: ShardSet, ranks: int, epoch: int = 0, seed: int = 3, by_length: bool = True) -> list[list[float]]:
     """The global batches that `ranks` ranks take together, each sorted."""
-    feeds = [[_ids(t) for t in training_rows(shards, r, ranks, 16, 10, by_length, seed, epoch)] for r in range(ranks)]
+    feeds = [
+        [_ids(t) for t in training_batches(shards, MAKE, r, ranks, 16, 10, by_length, seed, epoch)]
+        for r in range(ranks)
+    ]
     assert len({len(f) for f in feeds}) == 1, "ranks take different numbers of steps"
     assert {len(batch) for f in feeds for batch in f} == {16 // ranks}
     return [sorted(v for f in feeds for v in f[step]) for step in range(len(feeds[0]))]
@@ -47,15 +62,14 @@ def test_global_batches_are_equal_for_one_two_and_four_ranks(shards: ShardSet, b
 def test_rows_of_a_batch_are_of_similar_length(tmp_path: Path) -> None:
     shards, _ = stage_rows(example_rows(2000), 0, SHARDS, tmp_path, 50)
 
-    def steps(by_length: bool) -> list[pa.Table]:
-        return list(training_rows(shards, 0, 1, 64, 250, by_length, 3, 0))
+    def masks(by_length: bool) -> list[np.ndarray]:
+        return [t["mask"] for t in training_batches(shards, MAKE, 0, 1, 64, 250, by_length, 3, 0)]
 
     def padded(by_length: bool) -> int:
-        lengths = [np.array([len(a) for a in t["seq_age"].to_pylist()]) for t in steps(by_length)]
-        return sum(int(64 * found.max() - found.sum()) for found in lengths)
+        return sum(int((~mask).sum()) for mask in masks(by_length))
 
     assert padded(True) < padded(False) / 2
-    means = [np.mean([len(a) for a in t["seq_age"].to_pylist()]) for t in steps(True)]
+    means = [mask.sum(axis=1).mean() for mask in masks(True)]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # short ones do not come first
 
 
@@ -68,7 +82,7 @@ def test_every_row_of_an_epoch_whatever_the_sizes(
     folder.mkdir(exist_ok=True)
     table = example_rows(rows).set_column(11, "outcome_value", pa.array(np.arange(float(rows))))
     staged, _ = stage_rows(table, 0, 1, folder, 5)
-    seen = [v for t in training_rows(staged, 0, 1, batch, buffer, by_length, 1, 0) for v in _ids(t)]
+    seen = [v for t in training_batches(staged, MAKE, 0, 1, batch, buffer, by_length, 1, 0) for v in _ids(t)]
     assert len(seen) == -(-rows // batch) * batch
     assert set(seen) == set(range(rows))
     assert max(seen.count(v) for v in set(seen)) <= -(-len(seen) // rows)
@@ -95,18 +109,18 @@ def test_epochs_differ_and_repeat_by_the_seed(shards: ShardSet) -> None:
 
 def test_a_shard_smaller_than_its_share_of_a_batch_is_repeated(tmp_path: Path) -> None:
     tiny, _ = stage_rows(example_rows(3), 0, 1, tmp_path, 5)
-    (batch,) = training_rows(tiny, 0, 1, 8, 10, True, 0, 0)
-    assert batch.num_rows == 8
+    (batch,) = training_batches(tiny, MAKE, 0, 1, 8, 10, True, 0, 0)
+    assert len(batch["target_tier"]) == 8
 
 
 def test_validation_reads_every_row_once(shards: ShardSet) -> None:
-    seen = [v for r in range(2) for t in validation_rows(shards, r, 2, 4) for v in _ids(t)]
+    seen = [v for r in range(2) for t in validation_batches(shards, MAKE, r, 2, 4) for v in _ids(t)]
     assert sorted(seen) == list(range(70))
 
 
 def test_validation_skips_shards_without_rows(tmp_path: Path) -> None:
     nothing = ShardSet((str(tmp_path / "absent.parquet"),), (0,))
-    assert list(validation_rows(nothing, 0, 1, 4)) == []
+    assert list(validation_batches(nothing, MAKE, 0, 1, 4)) == []
 
 
 def test_a_batch_that_shards_cannot_share_is_refused(shards: ShardSet) -> None:
@@ -114,32 +128,39 @@ def test_a_batch_that_shards_cannot_share_is_refused(shards: ShardSet) -> None:
         shards.steps(18)
 
 
-def test_prefetched_tensors_equal_those_made_in_place(shards: ShardSet) -> None:
-    statistics = Statistics.empty(CONTRACT)
-    statistics.add(example_rows(70), CONTRACT)
-    make = TensorMaker(CONTRACT, statistics.encoding(3), 24, 8)
-    rows = list(training_rows(shards, 0, 1, 16, 10, True, 3, 0))
-    for found, table in zip(prefetch(iter(rows), make, 2), rows, strict=True):
-        for name, values in make(table).items():
-            np.testing.assert_array_equal(found[name], values)
-    assert found["target_tier"].dtype == np.int32
-    np.testing.assert_allclose(found["target_log_value"], np.log1p(_ids(rows[-1])), rtol=1e-6)
+@pytest.mark.parametrize("trim", [8, None])
+def test_batches_are_the_tensors_of_their_rows(shards: ShardSet, trim: int | None) -> None:
+    make = _maker(trim)
+    staged = pa.concat_tables([pq.ParquetFile(uri).read() for uri in shards.uris]).cast(example_schema(CONTRACT))
+    place = {float(v): k for k, v in enumerate(staged["outcome_value"].to_pylist())}
+    for batch in prefetch(training_batches(shards, make, 0, 1, 16, 10, True, 3, 0), 2):
+        rows = staged.take([place[v] for v in _ids(batch)])
+        for name, values in to_tensors(rows, CONTRACT, make.encoding, make.width, trim).items():
+            np.testing.assert_array_equal(batch[name], values)
+        assert batch["target_tier"].tolist() == rows["outcome_tier_rank"].to_pylist()
+        assert batch["target_tier"].dtype == np.int32
+
+
+def test_buffers_that_no_row_is_in_are_let_go() -> None:
+    one, two = (Chosen.of(MAKE.encode(example_rows(n)), np.arange(n)) for n in (5, 7))
+    both = Chosen.joined([one, two])
+    rest = both.at(slice(6, None)).alone()
+    assert [len(b.outcome_rank) for b in rest.buffers] == [7]
+    np.testing.assert_array_equal(rest.lengths, both.lengths[6:])
 
 
 def test_an_error_of_the_prefetching_thread_is_raised_and_the_thread_ends(shards: ShardSet) -> None:
-    def failing() -> Iterator[pa.Table]:
+    def failing() -> Iterator[Tensors]:
         yield from ()
         raise OSError("disk gone")
 
-    make = TensorMaker(CONTRACT, Statistics.empty(CONTRACT).encoding(3), 24, 8)
     with pytest.raises(OSError, match="disk gone"):
-        next(prefetch(failing(), make, 2))
+        next(prefetch(failing(), 2))
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
 def test_closing_early_ends_the_thread(shards: ShardSet) -> None:
-    make = TensorMaker(CONTRACT, Statistics.empty(CONTRACT).encoding(3), 24, 8)
-    tensors = prefetch(training_rows(shards, 0, 1, 16, 10, True, 3, 0), make, 1)
+    tensors = prefetch(training_batches(shards, MAKE, 0, 1, 16, 10, True, 3, 0), 1)
     next(tensors)
     tensors.close()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
