@@ -9,12 +9,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from features import delta, table_files, tables
-from features.as_of import SEQUENCES
 from features.tiers import TierRule
-from jobs import passes
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
-from jobs.scoring import members, write_scores
+from jobs.scoring import inputs_of_members, members, write_scores
 from training.bundle import Manifest, check_fits, read_manifest
 
 ARGUMENTS = parser(
@@ -42,12 +40,12 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     record.model_version = manifest.version
     table = tables.scores(manifest.contract.tiers)
     delta.ensure(job.spark, uri, table)
-    seen, pinned = delta.version(job.spark, uri), passes.pin_events(job)
-    inputs = _inputs(passes.inputs_of(job, pinned, SEQUENCES, date), manifest)
-    if table_files.stale(table_files.inputs_at(uri, seen, date), inputs) is None:
+    seen = delta.version(job.spark, uri)
+    if table_files.inputs_at(uri, seen, date) == {_inputs(inputs_of_members(job, date), manifest)}:
         record.status = "unchanged"
         return
-    known = members(job, pinned, date, record)
+    known, of_sequences = members(job, date, record)
+    inputs = _inputs(of_sequences, manifest)
     stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
     files = write_scores(job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp)
     record.counts["rows"] = sum(f.rows for f in files)

@@ -10,13 +10,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from features import as_of, table_files, tables, tasks
-from features.as_of import SEQUENCES, Pass, rows_of_range
+from features import as_of, delta, table_files, tables, tasks
+from features.as_of import SEQUENCES, Output, Pass, rows_of_range
 from features.contract import Contract, array_column
+from features.errors import DateError
 from features.table_files import AddedFile, TableFile, UserRange
 from jobs import passes
 from jobs.job import Job, Run
-from jobs.passes import Pinned
 from training.bundle import Manifest
 from training.settings import ScoringSettings
 from training.spark_scoring import forecast_rows, predictor_of_worker
@@ -113,20 +113,38 @@ def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str,
     return forecast_rows(rows, predictor(rows), manifest)
 
 
-def members(job: Job, pinned: Pinned, date: dt.date, record: Run) -> Members:
-    """The members known at a date, for scoring: their sequences where they stand, built while scoring otherwise."""
-    settings, planned = job.settings, passes.plan(job, pinned, SEQUENCES, date)
-    if planned.reason is None:
-        files = table_files.active_files(job.uri(SEQUENCES), planned.seen)
-        record.versions = {SEQUENCES: planned.seen}
-        of_date = [f for f in files if f.date == date]
-        return Members.stored(of_date, date, settings.contract, settings.scoring.rows_per_range)
+def inputs_of_members(job: Job, date: dt.date) -> str:
+    """Fingerprint of the sequences of a date as the events are now; where there are no events, of those that stand.
+
+    Raises:
+        DateError: there are neither events nor sequences of the date.
+    """
+    if delta.exists(job.spark, job.uri("events")):
+        return passes.inputs_of(job, passes.pin_events(job), SEQUENCES, date)
+    uri = job.existing(SEQUENCES)
+    found = [i for i in table_files.inputs_at(uri, delta.version(job.spark, uri), date) if i]
+    if len(found) != 1:
+        raise DateError(
+            f"there are no sequences as of {date}, and no events to build them from: run ingest_events first"
+        )
+    return found[0]
+
+
+def members(job: Job, date: dt.date, record: Run) -> tuple[Members, str]:
+    """The members known at a date, and their fingerprint: their sequences where these stand, else built for scoring."""
+    settings, uri, inputs = job.settings, job.uri(SEQUENCES), inputs_of_members(job, date)
+    if delta.exists(job.spark, uri):
+        seen = delta.version(job.spark, uri)
+        if table_files.inputs_at(uri, seen, date) == {inputs}:
+            record.versions = {SEQUENCES: seen}
+            files = [f for f in table_files.active_files(uri, seen) if f.date == date]
+            return Members.stored(files, date, settings.contract, settings.scoring.rows_per_range), inputs
+    pinned = passes.update_user_days(job)  # the events may be newer than a moment ago
     passes.check(job, pinned, SEQUENCES, date)
-    pinned = passes.update_user_days(job)
-    record.versions = dict(pinned.versions)
-    work = passes.reading(job, pinned, [planned.output])
-    parallel = job.spark.sparkContext.defaultParallelism
-    return Members.built(work, as_of.user_ranges(work, settings.sequence.rows_per_range, parallel))
+    record.versions, inputs = dict(pinned.versions), passes.inputs_of(job, pinned, SEQUENCES, date)
+    work = passes.reading(job, pinned, [Output(SEQUENCES, uri, date, inputs)])
+    ranges = as_of.user_ranges(work, settings.sequence.rows_per_range, job.spark.sparkContext.defaultParallelism)
+    return Members.built(work, ranges), inputs
 
 
 _WORDS = ("current_tier", "next_tier", "gap_measure")

@@ -85,7 +85,7 @@ def test_a_missing_file_is_named(models: str, manifest: Manifest) -> None:
     [
         (lambda text: text[:50], "is damaged"),
         (lambda text: "[]", "is damaged"),
-        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 1"),
+        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 2"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "contract"}), "damaged .*contract"),
         (lambda text: json.dumps(json.loads(text) | {"files": {}}), "lists no model.keras"),
     ],
