@@ -102,14 +102,14 @@ def whole_table(root: Path, name: str) -> pa.Table:
 def test_a_backfill_killed_five_times_at_random_ends_as_undisturbed(
     spark: SparkSession, overrides: list[str], tmp_path: Path, key: None
 ) -> None:
-    span = ["--from", "2024-02-01", "--to", "2024-04-15", "--every", "1w", "--only", "sequences,outcomes"]
+    span = ["--from", "2024-02-01", "--to", "2024-04-15", "--every", "3d", "--only", "sequences,outcomes"]
     roots = undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     lines = {root: [*programme.command("backfill", overrides, root), *span, "--max-parallel", "4"] for root in roots}
     for root in roots:
         ingest_events.run(programme.job(spark, programme.settings(overrides, root)))
     chance = random.Random(5)
     for _ in range(5):
-        enough = outputs(killed) + chance.randrange(1, 5)
+        enough = outputs(killed) + chance.randrange(1, 9)
         kill_in_the_middle("backfill", lines[killed], killed, lambda root, enough=enough: outputs(root) >= enough)  # type: ignore[misc]
     for root in roots:
         ended = programme.run_command(lines[root])
