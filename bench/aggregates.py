@@ -37,14 +37,7 @@ def spark_sql(spark: SparkSession, place: str, out: str, as_of: dt.date, spec: S
     """Days grouped first, windows summed from them, lists collected beside; joined by user, written by Delta."""
     events = delta.read(spark, place).where(f.col("event_date") < f.lit(as_of))
     users = _spark_windows(_spark_days(events, spec), as_of, spec)
-    instant = f.unix_micros(f.lit(dt.datetime.combine(as_of, dt.time(), dt.UTC)))
-    struct = f.struct("event_time", "event_id", *[f.col(c).cast("float").alias(c) for c in CHANNELS[:2]], *CHANNELS[2:])
-    lists = events.groupBy("user_id").agg(f.sort_array(f.collect_list(struct)).alias("e"))
-    length = spec.contract.length
-    last = lists.withColumn("e", f.slice("e", f.greatest(f.lit(1), f.size("e") - length + 1), length))
-    age = f.transform("e.event_time", lambda t: f.floor((instant - f.unix_micros(t)) / 1_000_000))
-    arrays = [f.col(f"e.{c}").alias(array_column(c)) for c in CHANNELS]
-    rows = last.select("user_id", f.size("e").alias("length"), age.alias(AGE), *arrays).join(users, "user_id")
+    rows = sequences.spark_lists(events, as_of, spec.contract.length).join(users, "user_id")
     rows.write.format("delta").save(emptied(out))
 
 

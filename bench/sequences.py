@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import Schema
 from deltalake.transaction import AddAction, create_table_with_add_actions
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features import as_of as shell
@@ -83,15 +83,19 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
 def spark_collect_list(spark: SparkSession, place: str, out: str, as_of: dt.date, length: int) -> None:
     """A sorted list of structs per user, as pytorch-lifestream builds it, written by Spark's Delta writer."""
     events = delta.read(spark, place).where(f.col("event_date") < f.lit(as_of))
+    spark_lists(events, as_of, length).write.format("delta").save(emptied(out))
+
+
+def spark_lists(events: DataFrame, as_of: dt.date, length: int) -> DataFrame:
+    """The last events of each user as parallel arrays."""
     numbers = [f.col(c).cast("float").alias(c) for c in NUMERIC]
     struct = f.struct("event_time", "event_id", *numbers, *CATEGORICAL)
-    lists = events.groupBy("user_id").agg(f.sort_array(f.collect_list(struct)).alias("e"), f.count("*").alias("n"))
+    lists = events.groupBy("user_id").agg(f.sort_array(f.collect_list(struct)).alias("e"))
     last = lists.withColumn("e", f.slice("e", f.greatest(f.lit(1), f.size("e") - length + 1), length))
     instant = f.unix_micros(f.lit(dt.datetime.combine(as_of, dt.time(), dt.UTC)))
     age = f.transform("e.event_time", lambda t: f.floor((instant - f.unix_micros(t)) / 1_000_000))
     columns = [f.col(f"e.{c}").alias(array_column(c)) for c in CHANNELS]
-    rows = last.select("user_id", f.size("e").alias("length"), age.alias(AGE), *columns)
-    rows.write.format("delta").save(emptied(out))
+    return last.select("user_id", f.size("e").alias("length"), age.alias(AGE), *columns)
 
 
 def polars_eager(files: list[str], out: str, as_of: dt.date, length: int) -> None:

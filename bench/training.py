@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from bench.scoring import QUIET
 from features.contract import Contract
 from training import spark_examples
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, TensorMaker, training_batches
@@ -26,7 +27,6 @@ from training.tensors import Tensors
 
 MODEL = ModelSettings(name="hybrid")
 ROWS_ONE_BY_ONE = 2560  # ten steps: enough to tell, and slow
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def settings(dates: list[dt.date], ranks: int, by_length: bool) -> TrainingSettings:

@@ -165,7 +165,7 @@ def read_range(
     with _damaged(file.uri), places.opened(file.uri) as source:
         try:
             return _in_range(_read(file.uri, source, users, columns, words, inside), users)
-        except pa.ArrowNotImplementedError:
+        except pa.ArrowNotImplementedError:  # a row group with too many different words for one dictionary
             return _in_range(_read(file.uri, source, users, columns, words, ()), users)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from features import delta, tables
 from jobs.job import Job, Run, main, parser
 from jobs.reports import write_evaluation
-from jobs.scoring import members, score
+from jobs.scoring import inputs_of_members, members, score
 from training.baselines import fit_baselines
 from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
 from training.metrics import Comparison, Evaluation, compare
@@ -43,7 +43,7 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
     outcomes = delta.read(job.spark, job.existing("outcomes"))
-    known, _ = members(job, date, record)
+    known, _ = members(job, date, inputs_of_members(job, date), record)
     scores = score(job.spark, known, manifest, settings.storage.models, settings.scoring)
     of_date = outcomes.where(delta.date_is("as_of_date", date))
     forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)

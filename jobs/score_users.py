@@ -41,10 +41,11 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     table = tables.scores(manifest.contract.tiers)
     delta.ensure(job.spark, uri, table)
     seen = delta.version(job.spark, uri)
-    if table_files.inputs_at(uri, seen, date) == {_inputs(inputs_of_members(job, date), manifest)}:
+    now = inputs_of_members(job, date)
+    if table_files.inputs_at(uri, seen, date) == {_inputs(now, manifest)}:
         record.status = "unchanged"
         return
-    known, of_sequences = members(job, date, record)
+    known, of_sequences = members(job, date, now, record)
     inputs = _inputs(of_sequences, manifest)
     stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
     files = write_scores(job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp)

@@ -130,9 +130,12 @@ def inputs_of_members(job: Job, date: dt.date) -> str:
     return found[0]
 
 
-def members(job: Job, date: dt.date, record: Run) -> tuple[Members, str]:
-    """The members known at a date, and their fingerprint: their sequences where these stand, else built for scoring."""
-    settings, uri, inputs = job.settings, job.uri(SEQUENCES), inputs_of_members(job, date)
+def members(job: Job, date: dt.date, inputs: str, record: Run) -> tuple[Members, str]:
+    """The members known at a date: their sequences where those of these inputs stand, else built for scoring.
+
+    Their fingerprint comes with them: it is another than `inputs` where events have come in meanwhile.
+    """
+    settings, uri = job.settings, job.uri(SEQUENCES)
     if delta.exists(job.spark, uri):
         seen = delta.version(job.spark, uri)
         if table_files.inputs_at(uri, seen, date) == {inputs}:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from features import delta
 from jobs import build_sequences, evaluate_model, score_users
 from jobs.job import Run
-from jobs.scoring import members, score
+from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import Settings
 from tests.end_to_end import programme
 from training.bundle import read_manifest
@@ -66,7 +66,7 @@ def test_members_are_scored_the_same_from_sequences_or_from_events(spark: SparkS
     found = table(done, "scores").filter(of_date)
     build_sequences.run(job)
     record = Run("score_users", date)
-    known, _ = members(job, date, record)
+    known, _ = members(job, date, inputs_of_members(job, date), record)
     assert known.count == table(done, "sequences").filter(of_date).num_rows == found.num_rows > 0
     assert set(record.versions) == {"sequences"}
     manifest = read_manifest(done.storage.models, "latest")
