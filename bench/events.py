@@ -29,6 +29,7 @@ CHANNELS = ("app", "web", "store")
 ATTRIBUTES = {"items": "numeric", "shop": "categorical", "channel": "categorical"}
 EVENTS = tables.events(ATTRIBUTES)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+LATE_DAYS = 2
 _ROW_GROUP_ROWS = 4096  # what half a megabyte of Spark's row groups holds
 
 
@@ -117,7 +118,7 @@ def _table(
     ids = np.stack([np.arange(n, dtype=np.uint64), chance.integers(0, 2**64, n, np.uint64)], axis=1)
     ids[:, 0] += np.uint64(number_of(programme, date) << 33 | late << 32)  # ascending, so ties are in order
     midnight = (date - dt.date(1970, 1, 1)).days * 86_400_000_000
-    arrival = midnight + (3 if late else 1) * 86_400_000_000 + 3_600_000_000
+    arrival = midnight + (1 + late * LATE_DAYS) * 86_400_000_000 + 3_600_000_000
     columns: dict[str, Any] = {
         "event_id": hexadecimal(ids),
         "user_id": hexadecimal(users),
@@ -146,14 +147,18 @@ def _money(micros: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]) -> pa.Ar
 
 
 def write(spark: SparkSession, programme: Programme, root: str, first: int = 0, last: int | None = None) -> str:
-    """Write the dates first..last-1 to the `events` table under `root` and return the table's place."""
+    """Write what arrived on the days first..last-1 to the `events` table under `root` and return the table's place.
+
+    Late events lie in a file of their own that arrives `LATE_DAYS` after the other one of their date.
+    """
     place = uri.join(root, "tables", "events")
     delta.ensure(spark, place, EVENTS, {"tiercast.key_check": "bench"})
     ids, share = user_ids(programme), weights(programme)
-    added: list[AddedFile] = []
-    for number in range(first, programme.days if last is None else last):
+    last, added = programme.days if last is None else last, list[AddedFile]()
+    for number in range(max(0, first - LATE_DAYS), last):
         for part, rows in enumerate(day(programme, number, ids, share)):
-            added.append(_write(rows, place, programme.dates[number], part))
+            if first <= number + part * LATE_DAYS < last:
+                added.append(_write(rows, place, programme.dates[number], part))
     table = DeltaTable(place)
     actions = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in added]
     table.create_write_transaction(list(actions), "append", table.schema(), ["event_date"])

@@ -26,7 +26,7 @@ from bench.events import Programme
 from bench.measure import Cost, alternate
 from features import as_of as shell
 from features import delta, rollup, table_files, tables
-from features.as_of import SEQUENCES, Output, Pass
+from features.reading import SEQUENCES, Output, Pass
 from features.session import open_session
 from features.table_files import AddedFile, TableFile
 from jobs.scoring import Members

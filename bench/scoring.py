@@ -19,11 +19,12 @@ from pyspark.sql.types import ArrayType, DoubleType
 
 from bench.events import TYPES
 from features import uri
-from features.aggregates import AggregateSpec, aggregate_columns
+from features.aggregates import aggregate_columns
 from features.contract import AGE, Contract, array_column
 from features.sequences import SequenceSpec
 from features.table_files import AddedFile, TableFile, write_file
 from features.tiers import MICROS, TierRule
+from features.totals import AggregateSpec
 from jobs.scoring import Members, score
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest

@@ -22,8 +22,8 @@ from pyspark.sql import functions as f
 
 from features import as_of as shell
 from features import delta, table_files, tasks
-from features.as_of import SEQUENCES, Output, Pass
 from features.contract import AGE, Contract, array_column
+from features.reading import SEQUENCES, EventReader, Output, Pass
 from features.sequences import SequenceSpec, arrays
 from features.table_files import AddedFile, TableFile, now_millis
 
@@ -61,12 +61,12 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
     ranges = shell.user_ranges(work, rows, spark.sparkContext.defaultParallelism)
 
     def build(k: int) -> Iterator[AddedFile]:
-        merged = shell.EventReader(work, ranges[k]).known(as_of)
+        merged = EventReader(work, ranges[k]).known(as_of)
         cut = merged.last(as_of, length)
         columns = {
             "user_id": cut.users,
             "length": pa.array(cut.lengths.astype(np.int32)),
-            **arrays(merged, cut, work.sequences.contract),
+            **arrays(merged, cut, as_of, work.sequences.contract),
         }
         yield table_files.write_file(pa.table(columns), out, "as_of_date", as_of)
 

@@ -26,6 +26,9 @@ EPOCH = dt.date(1970, 1, 1)
 NEVER = np.iinfo(np.int64).min
 """Stands for a time that is not there."""
 
+SQUARES, SQUARE_BITS = ("squares_high", "squares_low"), 48
+"""The columns that hold squared amounts exactly: units of 2**48 squared micro-units, and what is left below one."""
+
 _RADIX = 1 << 16  # numpy sorts 16-bit integers by radix, several times faster than wider ones
 
 
@@ -39,17 +42,22 @@ def day_number(date: dt.date) -> int:
     return (date - EPOCH).days
 
 
+def date_of(number: int) -> dt.date:
+    """The inverse of `day_number`."""
+    return EPOCH + dt.timedelta(days=number)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """The last events of each user before a date: `users` [n], `lengths` [n], `rows` [m] user by user, oldest first.
 
-    `rows` are places in the event columns, `ages` [m] whole seconds from each event to the as-of instant.
+    `rows` are places in the event columns, `micros` [m] the times.
     """
 
     users: pa.Array
     lengths: Ints
     rows: Ints
-    ages: Ints
+    micros: Ints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +108,14 @@ class UserEvents:
         """Merge runs of `user_id`, `event_time` and the channels.
 
         Args:
-            runs: at least one table, all of the same columns.
+            runs: at least one table, all of the same columns; numbers may differ in type.
             numeric: channels to keep as numbers.
             categorical: channels to keep as categories.
             ids_of_run: gives a run's event ids by its place in `runs`, and promises that every run is in the total
                 order by itself: ids are then read only where events of one instant lie in several runs. None: the
                 runs hold `event_id`, in any order.
         """
-        table = pa.concat_tables(runs)
+        table = pa.concat_tables([r.select(["user_id", "event_time", *categorical]) for r in runs])
         users, codes = _codes(table["user_id"])
         micros = _integers(table["event_time"], NEVER)
         rows = _stable_order(codes, len(users))
@@ -120,7 +128,7 @@ class UserEvents:
             _offsets(codes, len(users)),
             rows,
             times,
-            {c: _floats(table[c]) for c in numeric},
+            {c: np.concatenate([_floats(r[c]) for r in runs]) for c in numeric},
             {c: _categories(table[c]) for c in categorical},
         )
 
@@ -132,7 +140,7 @@ class UserEvents:
         kept = np.minimum(counts[known], length)
         places = ranges(self.offsets[:-1][known] + counts[known] - kept, kept)
         users = self.users if len(known) == len(self.users) else self.users.take(pa.array(known))
-        return Cut(users, kept, self.rows[places], (instant - self.micros[places]) // 1_000_000)
+        return Cut(users, kept, self.rows[places], self.micros[places])
 
 
 def cut_run(run: pa.Table, length: int) -> pa.Table:
@@ -164,8 +172,8 @@ class DayHistory:
         users: [n] ids, ascending.
         offsets: [n + 1] where each user's days begin.
         day: [m] days since 1970.
-        columns: [m] int64 (squared_amount: float64) per rollup column, money and points in micro-units; a missing
-            time is `NEVER`.
+        columns: [m] int64 per rollup column, money and points in micro-units, and `SQUARES` in place of
+            `squared_amount`; a missing time is `NEVER`.
     """
 
     users: pa.Array
@@ -176,7 +184,7 @@ class DayHistory:
 
     @classmethod
     def from_runs(cls, runs: Sequence[pa.Table]) -> DayHistory:
-        """Merge runs of rows of `user_days`; what arrived of a user's day on different dates is added up.
+        """Merge runs of rows of `user_days`, all or some columns; what arrived of a user's day in parts is added up.
 
         Raises:
             OverflowError: the sums of a user may not fit int64, 9.2e12 units of money or points.
@@ -185,14 +193,12 @@ class DayHistory:
         users, codes = _codes(table["user_id"])
         day = table["day"].cast(pa.int32()).to_numpy().astype(np.int64)
         names = [n for n in table.column_names if n not in ("user_id", "day", "arrival_date")]
-        columns = {n: _day_column(n, table[n]) for n in names}
-        columns = {_TIMES.get(n, n): values for n, values in columns.items()}
+        columns = {name: values for n in names for name, values in _day_columns(n, table[n]).items()}
         order = _stable_order(codes, len(users))
         codes, day = codes[order], day[order]
         same = codes[1:] == codes[:-1]
         if (same & (day[1:] <= day[:-1])).any():
-            # The squares are floating point, whose sum depends on its order: by value, whatever the input's order was.
-            again = np.lexsort((columns["squared_amount"][order], day, codes))
+            again = np.lexsort((day, codes))
             order, codes, day = order[again], codes[again], day[again]
         columns = {name: values[order] for name, values in columns.items()}
         fresh = np.ones(len(day), bool)
@@ -250,11 +256,6 @@ class UserDays:
     limit: int
     _since: dict[int, Ints] = dataclasses.field(default_factory=dict, repr=False)
 
-    @classmethod
-    def from_table(cls, days: pa.Table, as_of: dt.date) -> UserDays:
-        """The days before `as_of` of a table of `user_days` rows, in any order."""
-        return DayHistory.from_runs([days]).before(as_of)
-
     @property
     def users(self) -> pa.Array:
         """[n] ids, ascending."""
@@ -268,18 +269,14 @@ class UserDays:
             self._since[days] = np.minimum(found, self.last)
         return self._since[days]
 
-    def total(self, column: str, newest: int | None = None, oldest: int = 0) -> Array:
-        """[n] sum over the days with oldest < age <= newest (all days without `newest`)."""
-        values = self.history.columns[column]
-        if values.dtype != np.int64:
-            return self.over(np.add, values)
-        return self.difference(column, lambda: values, newest, oldest)
+    def total(self, column: str, newest: int | None = None) -> Ints:
+        """[n] sum over the last `newest` days, all days without it."""
+        return self.difference(column, lambda: self.history.columns[column], newest)
 
-    def difference(self, name: str, make: Callable[[], Ints], newest: int | None = None, oldest: int = 0) -> Ints:
-        """`total` of an int64 quantity that is no column."""
+    def difference(self, name: str, make: Callable[[], Ints], newest: int | None = None) -> Ints:
+        """`total` of a quantity that is no column."""
         sums = self.history.running(name, make)
-        begin = self.first if newest is None else self.since(newest)
-        return sums[self.since(oldest) if oldest else self.last] - sums[begin]
+        return sums[self.last] - sums[self.first if newest is None else self.since(newest)]
 
     def over(self, function: np.ufunc, values: Array) -> Array:
         """[n] `function` over each user's entries of `values` [m]."""
@@ -289,11 +286,6 @@ class UserDays:
             return function.reduceat(values, self.first)
         pairs = np.stack([self.first, self.last], axis=1).ravel()
         return function.reduceat(np.append(values, values[:1]), pairs)[::2]  # the extra entry lets pairs end at m
-
-    def days_before(self, micros: Array) -> npt.NDArray[np.float64]:
-        """[n] days from times in microseconds to the as-of instant; NaN where there is no time."""
-        known = micros != NEVER
-        return np.where(known, (self.limit * DAY_MICROS - np.where(known, micros, 0)) / DAY_MICROS, np.nan)
 
 
 _DAYS_APART = 1 << 25  # days of one user in a key; more than 90,000 years
@@ -323,16 +315,34 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
 
 
+def in_steps(run: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """`user_id`, `day` and some sums of a run of `user_days`, money and points as int64 micro-units."""
+    sums = {c: pa.array(_integers(run[c], 0)) for c in columns}
+    return pa.table({"user_id": run["user_id"], "day": run["day"], **sums})
+
+
 def decimal_steps(column: pa.Array, scale: int = 6) -> Ints:
     """Decimals of a scale as int64 steps, 0 where null; raises OverflowError where one does not fit."""
     if column.type.scale != scale:
         column = column.cast(pa.decimal128(38, scale))
-    words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)  # little-endian 128-bit two's complement
-    low, high = words[column.offset : column.offset + len(column)].T
+    low, high = _decimal_words(column)
     valid = ~column.is_null().to_numpy(zero_copy_only=False) if column.null_count else True
     if ((high != low >> 63) & valid).any():
         raise OverflowError(f"a decimal of {column.type} does not fit 64 bits")
-    return np.where(valid, low, 0) if column.null_count else np.ascontiguousarray(low)
+    return np.where(valid, low, 0) if column.null_count else low
+
+
+def _decimal_words(column: pa.Array) -> tuple[Ints, Ints]:
+    """The lower and the higher 64 bits of decimals, as they lie: 128-bit two's complement, little-endian."""
+    words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)[column.offset : column.offset + len(column)]
+    return np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
+
+
+def distinct_ids(parts: Sequence[pa.Array]) -> pa.Array:
+    """The ids of all parts, each of which ascends, once and ascending."""
+    first, *others = parts
+    new = [ids.filter(pc.invert(pc.is_in(ids, first))) for ids in others if len(ids)]
+    return _codes(pa.chunked_array([first, *new]))[0] if any(map(len, new)) else first
 
 
 def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
@@ -366,10 +376,24 @@ def _categories(column: pa.ChunkedArray) -> Categories:
     return Categories(np.concatenate(codes) if codes else place[:0], words.take(pa.array(order)))
 
 
-def _day_column(name: str, column: pa.ChunkedArray) -> Array:
+def _day_columns(name: str, column: pa.ChunkedArray) -> dict[str, Ints]:
+    """A column of the rollup by the names that it has here."""
     if name == "squared_amount":
-        return np.asarray(column.cast(pa.float64()).fill_null(0).to_numpy(), np.float64)
-    return _integers(column, NEVER if _TIMES.get(name, name) in _TIMES.values() else 0)
+        halves = [_square_halves(c) for c in column.chunks] or [(np.empty(0, np.int64),) * 2]
+        return {half: np.concatenate(parts) for half, parts in zip(SQUARES, zip(*halves, strict=True), strict=True)}
+    name = _TIMES.get(name, name)
+    return {name: _integers(column, NEVER if name in _TIMES.values() else 0)}
+
+
+def _square_halves(column: pa.Array) -> tuple[Ints, Ints]:
+    """Decimals of 12 places, none negative, as `SQUARES`."""
+    low, high = _decimal_words(column.fill_null(0))
+    if ((high < 0) | (high >> SQUARE_BITS - 1 != 0)).any():
+        raise OverflowError("a day's squared amounts do not fit; lower events.largest_amount")
+    below = low.view(np.uint64)
+    return high << 64 - SQUARE_BITS | (below >> np.uint64(SQUARE_BITS)).view(np.int64), (
+        below & np.uint64((1 << SQUARE_BITS) - 1)
+    ).view(np.int64)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
@@ -482,11 +506,12 @@ def _adjacent(days: UserDays) -> bool:
 
 def _check_sums_fit(columns: dict[str, Array], most_days: int) -> None:
     """Sums wrap in silence: so none may come near the limit, even were every day of a user its largest."""
-    for name in ("spend", "points"):
-        values = columns[name]
+    for name in ("spend", "points", *SQUARES):
+        values = columns.get(name, np.empty(0, np.int64))
         largest = max(abs(int(values.max())), abs(int(values.min()))) if len(values) else 0
         if largest * most_days > _LARGEST:
+            size = "squared amounts" if name in SQUARES else f"{name} of {largest / MICROS:.3g}"
             raise OverflowError(
-                f"{name} of {largest / MICROS:.3g} in a day, over {most_days} days of a member, does not fit the sums "
+                f"{size} in a day, over {most_days} days of a member, does not fit the sums "
                 f"(at most {_LARGEST / MICROS:.3g}); lower events.largest_amount or the points of an event"
             )

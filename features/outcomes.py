@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.aggregates import AggregateSpec, measure_columns
 from features.errors import DateError
 from features.histories import DayHistory
 from features.sequences import micros_to_decimal
 from features.tiers import Ints
+from features.totals import AggregateSpec
 
 
 def outcome_rows(
@@ -30,15 +30,15 @@ def outcome_rows(
     end = horizon_end(as_of, horizon_days)
     days = history.before(end)
     at = pc.fill_null(pc.index_in(users, days.users), -1).to_numpy() if len(days.who) else np.full(len(users), -1)
-    measures = {m: _of_users(days.total(c, horizon_days), at) for m, c in measure_columns(spec).items()}
-    rank = spec.rule.rank(measures)
+    totals = {c: _of_users(days.total(c, horizon_days), at) for c in ("spend", *spec.measured.values())}
+    rank = spec.rule.rank({m: totals[c] for m, c in spec.measured.items()})
     n = len(users)
     return pa.table(
         {
             "user_id": users,
             "as_of_date": pa.repeat(pa.scalar(as_of, pa.date32()), n),
             "horizon_end": pa.repeat(pa.scalar(end, pa.date32()), n),
-            "outcome_value": micros_to_decimal(measures["spend"], np.zeros(n, bool)),
+            "outcome_value": micros_to_decimal(totals["spend"], np.zeros(n, bool)),
             "outcome_tier": pa.array(spec.rule.names).take(pa.array(rank)),
             "outcome_tier_rank": pa.array(rank.astype(np.int32)),
         }

@@ -13,8 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features import table_files, tables, tasks
-from features.aggregates import AggregateSpec, count_column
 from features.table_files import AddedFile, TableFile, UserRange
+from features.totals import AggregateSpec, count_column
 
 POINTS = "points"
 _READ = ["user_id", "event_time", "event_type", "amount", "ingested_at"]

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.aggregates import AggregateSpec, aggregate, measures
+from features.aggregates import aggregate
 from features.contract import AGE, Contract, array_column
-from features.histories import Cut, DayHistory, UserDays, UserEvents
+from features.histories import Cut, UserEvents, midnight
 from features.tiers import MEASURES, MICROS, Ints
+from features.totals import AggregateSpec, Totals
 
 GAP_TYPE = pa.decimal128(28, 6)
 
@@ -25,20 +26,30 @@ class SequenceSpec:
     aggregates: AggregateSpec
 
 
-def arrays(events: UserEvents, cut: Cut, contract: Contract) -> dict[str, pa.Array]:
-    """The contract's array columns of a cut, one list per user."""
-    offsets = pa.array(np.concatenate([[0], np.cumsum(cut.lengths)]).astype(np.int32))
-    found = {AGE: pa.array(cut.ages)}
+def arrays(events: UserEvents, cut: Cut, as_of: dt.date, contract: Contract) -> dict[str, pa.Array]:
+    """The contract's array columns of a cut before `as_of`, one list per user."""
+    ages = lists(pa.array((midnight(as_of) - cut.micros) // 1_000_000), cut.lengths)
+    return {AGE: ages, **channel_arrays(events, cut, contract)}
+
+
+def channel_arrays(events: UserEvents, cut: Cut, contract: Contract) -> dict[str, pa.Array]:
+    """The array columns of the channels alone."""
+    found = {}
     for channel in contract.numeric:
         found[array_column(channel)] = pa.array(events.numbers[channel][cut.rows], from_pandas=True)
     for channel in contract.categorical:
         found[array_column(channel)] = events.categories[channel].take(cut.rows)
-    return {name: pa.ListArray.from_arrays(offsets, values) for name, values in found.items()}
+    return {name: lists(values, cut.lengths) for name, values in found.items()}
 
 
-def standing(days: UserDays, spec: AggregateSpec) -> dict[str, pa.Array]:
+def lists(values: pa.Array, lengths: Ints) -> pa.ListArray:
+    """Values [m] as lists of `lengths` [n], which add up to m."""
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), values)
+
+
+def standing(totals: Totals, spec: AggregateSpec) -> dict[str, pa.Array]:
     """Current tier, next tier and what is missing to it, [n] each."""
-    rule, found = spec.rule, measures(days, spec)
+    rule, found = spec.rule, totals.measures(spec)
     rank = rule.rank(found)
     gap, which = rule.gap_to_next(found, rank)
     # Whole purchases become decimals with the same scale as money.
@@ -53,26 +64,23 @@ def standing(days: UserDays, spec: AggregateSpec) -> dict[str, pa.Array]:
     }
 
 
-def build_sequences(events: UserEvents, history: DayHistory, as_of: dt.date, spec: SequenceSpec) -> pa.Table:
-    """Rows of `sequences` for every user with a rollup day before `as_of`, ascending by user id.
+def build_sequences(events: UserEvents, totals: Totals, spec: SequenceSpec) -> pa.Table:
+    """Rows of `sequences` for every user with an event before the totals' as-of date, ascending by user id.
 
     Args:
         events: with the contract's channels; runs may have been cut, see `features.histories.cut_run`.
-        history: the same users' rollup days.
-        as_of: the as-of date.
+        totals: the same users' figures.
         spec: contract, windows and tier rule.
 
     Raises:
-        ValueError: the users of the events are not the users of the days.
+        ValueError: the users of the events are not those of the totals.
     """
-    days, cut = history.before(as_of), events.last(as_of, spec.contract.length)
-    users = days.users
+    as_of, users, n = totals.as_of, totals.users, len(totals.users)
+    cut, total = events.last(as_of, spec.contract.length), totals.figures["events"]
     if not cut.users.equals(users):
         raise ValueError(
-            f"as of {as_of} the events have {len(cut.users)} users and the rollup {len(users)}, or others: "
-            "rebuild user_days"
+            f"as of {as_of} the events have {len(cut.users)} users and the rollup {n}, or others: rebuild user_days"
         )
-    total, n = days.total("events"), len(users)
     columns = {
         "user_id": users,
         "as_of_date": pa.repeat(pa.scalar(as_of, pa.date32()), n),
@@ -80,9 +88,9 @@ def build_sequences(events: UserEvents, history: DayHistory, as_of: dt.date, spe
         "total_events": pa.array(total),
         "truncated": pa.array(total > spec.contract.length),
         "contract_id": pa.repeat(spec.contract.id, n),
-        **standing(days, spec.aggregates),
-        **arrays(events, cut, spec.contract),
-        **aggregate(days, spec.aggregates),
+        **standing(totals, spec.aggregates),
+        **arrays(events, cut, as_of, spec.contract),
+        **aggregate(totals, spec.aggregates),
     }
     return pa.table(columns)
 

@@ -57,6 +57,19 @@ def field(name: str, kind: t.DataType, comment: str, nullable: bool = True) -> t
     return t.StructField(name, kind, nullable, {"comment": comment})
 
 
+EVENT_TIMES, DAYS = "event_us", "days"
+"""Arrays of `snapshots`: the exact times of the last events, and every day with events."""
+
+
+def day_column(column: str) -> str:
+    """The array of `snapshots` that holds a rollup column beside `DAYS`."""
+    return f"day_{column}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 _USER = field("user_id", t.StringType(), "keyed pseudonym of the member (HMAC-SHA256, first 128 bits, hexadecimal)")
 _AS_OF = field("as_of_date", t.DateType(), "as-of date: knowledge ends before this date's midnight UTC")
 _INPUTS = field("inputs_id", t.StringType(), "fingerprint of inputs and settings; equal means nothing to do")
@@ -158,6 +171,32 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
                 for c in contract.categorical
             ),
             *(field(name, t.DoubleType(), comment) for name, comment in aggregates.items()),
+            _AS_OF,
+        ),
+        ("as_of_date",),
+    )
+
+
+def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]) -> Table:
+    """A member's last events and exact figures at a date, from which later as-of dates are carried on."""
+    return Table(
+        "snapshots",
+        "a member at a date: what later as-of dates are carried on from, see `features/snapshots.py`",
+        (
+            _USER,
+            field("inputs_id", t.StringType(), "versions of events and user_days that the row was made from"),
+            *(field(name, t.LongType(), f"{_words(name)}, exact, in micro-units where money") for name in figures),
+            field(EVENT_TIMES, t.ArrayType(t.LongType()), "time of each of the last events, microseconds since 1970"),
+            *(
+                field(array_column(c), t.ArrayType(t.FloatType()), f"{c} of each event, null where it has none")
+                for c in contract.numeric
+            ),
+            *(
+                field(array_column(c), t.ArrayType(t.StringType()), f"{c} of each event, null where it has none")
+                for c in contract.categorical
+            ),
+            field(DAYS, t.ArrayType(t.IntegerType()), "every day with events, days since 1970"),
+            *(field(day_column(c), t.ArrayType(t.LongType()), f"{_words(c)} of each day") for c in of_days),
             _AS_OF,
         ),
         ("as_of_date",),

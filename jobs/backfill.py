@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from features import delta, table_files
-from features.as_of import OUTCOMES, SEQUENCES
 from features.errors import BackfillError, SettingsError, TiercastError
+from features.reading import OUTCOMES, SEQUENCES
 from jobs import passes, score_users
 from jobs.job import Job, Run, main, parser, reconcile
 from training.settings import DateRange, expand

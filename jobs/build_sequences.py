@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from features.as_of import SEQUENCES
+from features.reading import SEQUENCES
 from jobs import passes
 from jobs.job import Job, main, parser
 

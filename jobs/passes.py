@@ -8,8 +8,8 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 
 from features import as_of, delta, outcomes, rollup, table_files, tables
-from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
 from features.errors import TiercastError
+from features.reading import OUTCOMES, SEQUENCES, Output, Pass
 from features.source import failure_in_words
 from features.table_files import AddedFile, TableFile
 from jobs.job import Job, Run

@@ -11,9 +11,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from features import as_of, delta, table_files, tables, tasks
-from features.as_of import SEQUENCES, Output, Pass, rows_of_range
+from features.as_of import rows_of_range
 from features.contract import Contract, array_column
 from features.errors import DateError
+from features.reading import SEQUENCES, Output, Pass
 from features.table_files import AddedFile, TableFile, UserRange
 from jobs import passes
 from jobs.job import Job, Run

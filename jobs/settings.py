@@ -11,11 +11,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from features import settings as fs
-from features.aggregates import AggregateSpec, aggregate_columns
+from features.aggregates import aggregate_columns
 from features.contract import Contract
 from features.errors import SettingsError
 from features.ingest import IngestSpec
 from features.sequences import SequenceSpec
+from features.totals import AggregateSpec
 from training import settings as ts
 
 

@@ -21,8 +21,8 @@ from pyspark.sql import SparkSession
 from features import as_of as shell
 from features import table_files, tables
 from features.aggregates import aggregate_columns
-from features.as_of import OUTCOMES, SEQUENCES, Output, Pass
 from features.errors import DateError, StorageError
+from features.reading import OUTCOMES, SEQUENCES, EventReader, Output, Pass
 from features.rollup import day_rows, pointed
 from features.sequences import SequenceSpec
 from features.source import failure_in_words
@@ -325,8 +325,8 @@ def test_invariant_6_a_bot_costs_a_range_l_events_of_each_file(spark: SparkSessi
     spec = specs(RULES["any of spend and purchases"])
     events = [ref.event("bot", f"e{n:05d}", -1 - n % 3, amount="1", us=n) for n in range(3000)]
     files = Files(spark, tmp_path, [*events, ref.event("ann", "a", -2)], spec)
-    reader = shell.EventReader(files.plan((SEQUENCES, D)), user_ranges(1)[0])
-    assert sum(run.num_rows for run in reader.runs) == 3 * LENGTH + 1
+    reader = EventReader(files.plan((SEQUENCES, D)), user_ranges(1)[0])
+    assert sum(run.rows.num_rows for run in reader.runs) == 3 * LENGTH + 1
     (((_, bot),)) = files.built((SEQUENCES, D))
     assert (bot["total_events"], bot["length"], bot["truncated"]) == (3000, LENGTH, True)
     assert bot["seq_age"] == [ref.age_seconds(e, D) for e in ref.last_of(events, "bot", D, LENGTH)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from features import delta
-from features.as_of import SEQUENCES
+from features.reading import SEQUENCES
 from jobs import build_outcomes, passes
 from tests.end_to_end.programme import KEY
 from tests.invariants.events import AS_OF, LENGTH, MIDNIGHT, Store, event, some_events

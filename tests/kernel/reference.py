@@ -11,18 +11,19 @@ import datetime as dt
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from features.aggregates import AggregateSpec, aggregate_columns, count_column, kernel_day_columns
+from features.aggregates import aggregate_columns
 from features.contract import Contract
 from features.histories import DayHistory, UserEvents
 from features.sequences import SequenceSpec, build_sequences
 from features.tiers import TierRule
+from features.totals import AggregateSpec, Totals, count_column, counted
 
 Event = dict[str, Any]
 Exact = Mapping[str, Fraction]
@@ -120,6 +121,30 @@ def events_table(events: Iterable[Event]) -> pa.Table:
     return pa.Table.from_pylist(rows, EVENT_SCHEMA)
 
 
+DAY_SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "day": pa.date32(),
+        "events": pa.int64(),
+        **{count_column(t): pa.int64() for t in TYPES},
+        "spend": pa.int64(),
+        "points": pa.int64(),
+        "largest_amount": pa.int64(),
+        "squared_amount": pa.decimal128(38, 12),
+        "first_event_us": pa.int64(),
+        "last_event_us": pa.int64(),
+        "last_purchase_us": pa.int64(),
+    }
+)
+
+
+def exactly(value: Fraction) -> Decimal:
+    """A fraction of whole 10**-12 as a decimal."""
+    with localcontext() as context:
+        context.prec = 60
+        return Decimal(int(value * 10**12)).scaleb(-12)
+
+
 def days_table(events: Iterable[Event]) -> pa.Table:
     """Rollup rows; the late events of a user's day have a row of their own."""
     groups: dict[tuple[str, dt.date, bool], list[Event]] = {}
@@ -138,24 +163,28 @@ def days_table(events: Iterable[Event]) -> pa.Table:
                 "spend": int(sum(amounts) * 1_000_000),
                 "points": int(sum(Fraction(e["points"]) for e in members) * 1_000_000),
                 "largest_amount": int(max(amounts) * 1_000_000) if amounts else None,
-                "squared_amount": float(sum(a * a for a in amounts)),
+                "squared_amount": exactly(sum((a * a for a in amounts), Fraction(0))),
                 "first_event_us": min(e["event_time"] for e in members),
                 "last_event_us": max(e["event_time"] for e in members),
                 "last_purchase_us": max((e["event_time"] for e in bought), default=None),
             }
         )
-    return pa.Table.from_pylist(rows, pa.schema(kernel_day_columns(TYPES)))
+    return pa.Table.from_pylist(rows, DAY_SCHEMA)
 
 
 def kernel_inputs(events: Sequence[Event]) -> tuple[pa.Table, pa.Table]:
     return events_table(events), days_table(events)
 
 
+def totals_at(days: pa.Table, as_of: dt.date, spec: AggregateSpec) -> Totals:
+    return counted(DayHistory.from_runs([days]).before(as_of), spec)
+
+
 def sequence_rows(events: pa.Table, days: pa.Table, as_of: dt.date, spec: SequenceSpec) -> pa.Table:
     """The kernel over one run of events and one of days."""
     contract = spec.contract
     merged = UserEvents.from_runs([events], contract.numeric, contract.categorical)
-    return build_sequences(merged, DayHistory.from_runs([days]), as_of, spec)
+    return build_sequences(merged, totals_at(days, as_of, spec.aggregates), spec)
 
 
 # ---- tiers ----------------------------------------------------------------------------------------------------------

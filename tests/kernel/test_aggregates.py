@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.aggregates import AggregateSpec, aggregate, aggregate_columns, measures
-from features.histories import UserDays
+from features.aggregates import aggregate, aggregate_columns
+from features.histories import DayHistory
 from features.tiers import TierRule
+from features.totals import AggregateSpec
 from tests.kernel import reference as ref
 from tests.kernel.reference import D, Event, event
 
 
 def computed(days: pa.Table, spec: AggregateSpec) -> dict[str, dict[str, Any]]:
-    grouped = UserDays.from_table(days, D)
-    columns = {name: values.to_pylist() for name, values in aggregate(grouped, spec).items()}
-    return {u: {name: column[i] for name, column in columns.items()} for i, u in enumerate(grouped.users.to_pylist())}
+    totals = ref.totals_at(days, D, spec)
+    columns = {name: values.to_pylist() for name, values in aggregate(totals, spec).items()}
+    return {u: {name: column[i] for name, column in columns.items()} for i, u in enumerate(totals.users.to_pylist())}
 
 
 def of_events(events: list[Event], spec: AggregateSpec | None = None) -> dict[str, dict[str, Any]]:
@@ -138,7 +139,7 @@ def test_sums_of_huge_amounts_are_exact_integers() -> None:
     events = [event("ann", str(i), -1 - i, amount="9007199254.740993") for i in range(3)]
     rule = ref.simple_rule(thresholds={"spend": (3 * (2**53 + 1), 3 * (2**53 + 1) + 1)})
     spec = ref.aggregate_spec(rule)
-    found = measures(UserDays.from_table(ref.days_table(events), D), spec)
+    found = ref.totals_at(ref.days_table(events), D, spec).measures(spec)
     assert found["spend"].dtype == np.int64
     assert found["spend"].tolist() == [3 * (2**53 + 1)]
     assert rule.rank(found).tolist() == [1]
@@ -146,9 +147,10 @@ def test_sums_of_huge_amounts_are_exact_integers() -> None:
 
 def test_no_days_at_all_give_no_rows() -> None:
     for events in ([], [event("ann", "1", 0)]):
-        grouped = UserDays.from_table(ref.days_table(events), D)
-        assert len(grouped.users) == 0
-        assert all(len(column) == 0 for column in aggregate(grouped, ref.aggregate_spec()).values())
+        spec = ref.aggregate_spec()
+        totals = ref.totals_at(ref.days_table(events), D, spec)
+        assert len(totals.users) == 0
+        assert all(len(column) == 0 for column in aggregate(totals, spec).values())
 
 
 def test_bad_input_sums_beyond_int64_are_refused() -> None:
@@ -158,7 +160,7 @@ def test_bad_input_sums_beyond_int64_are_refused() -> None:
         points = pa.array([10**18] * days, pa.int64())
         table = table.set_column(table.column_names.index("points"), "points", points)
         if fits:
-            assert UserDays.from_table(table, D).total("points").tolist() == [days * 10**18]
+            assert DayHistory.from_runs([table]).before(D).total("points").tolist() == [days * 10**18]
         else:
             with pytest.raises(OverflowError, match=r"points of 1e\+12 in a day, over 10 days"):
-                UserDays.from_table(table, D)
+                DayHistory.from_runs([table])

@@ -96,7 +96,7 @@ def test_invariant_3_merged_runs_equal_the_reference_at_any_date(
     for as_of in (D - dt.timedelta(days=3), D):
         cut = merged.last(as_of, length)
         assert cut.users.to_pylist() == ref.users_before(events, as_of)
-        found = {name: column.to_pylist() for name, column in arrays(merged, cut, contract).items()}
+        found = {name: column.to_pylist() for name, column in arrays(merged, cut, as_of, contract).items()}
         for i, user in enumerate(cut.users.to_pylist()):
             wanted = ref.last_of(events, user, as_of, length)
             assert found[AGE][i] == [ref.age_seconds(e, as_of) for e in wanted]
@@ -211,7 +211,7 @@ def test_invariant_6_a_user_of_100000_events_in_one_day_beside_a_small_one() -> 
         schema=ref.EVENT_SCHEMA,
     )
     one = ref.days_table([event("heavy", "1", -1)]).to_pylist()[0]
-    one |= {"events": n, "events_purchase": n, "spend": n * 10**6, "squared_amount": float(n)}
+    one |= {"events": n, "events_purchase": n, "spend": n * 10**6, "squared_amount": Decimal(n)}
     one |= {"first_event_us": times[0], "last_event_us": times[-1], "last_purchase_us": times[-1]}
     small, small_days = ref.kernel_inputs([event("small", "s", -3)])
     days = pa.concat_tables([small_days, pa.Table.from_pylist([one], small_days.schema)])
