@@ -65,8 +65,7 @@ class Bench:
 
     def rolled_up(self, files: list[TableFile]) -> list[AddedFile]:
         """The rollup of all days, written and not committed."""
-        events = delta.read(self.spark, self.events)
-        return rollup.build(self.spark, events, files, self.days, self.spec.aggregates, ROWS_PER_RANGE)
+        return rollup.build(self.spark, files, self.events, self.days, self.spec.aggregates, ROWS_PER_RANGE)
 
     def out(self, name: str) -> str:
         """Where an output lies."""

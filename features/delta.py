@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -154,30 +154,31 @@ def commit_files(
     table: Table,
     run_id: str,
     seen: int,
-    dates: Sequence[dt.date],
+    replaced: Collection[dt.date],
     files: Sequence[AddedFile],
     notes: Mapping[str, int | str] | None = None,
 ) -> int:
-    """Commit files that tasks have written as all rows of some dates, in place of those that stand there.
+    """Commit files that tasks have written: of the dates `replaced` in place of what stands, of others beside it.
 
     Args:
         uri: where the table lies; `ensure` has been called.
         table: its schema, partitioned by one date column.
         run_id: identity of the run; kept in the commit.
         seen: the table version on which the run decided to write.
-        dates: partitions that are replaced.
-        files: of these dates.
+        replaced: partitions whose files are removed.
+        files: what is added.
         notes: kept in the commit beside the run's id; see `last_note`.
 
     Raises:
-        ConcurrentWriteError: another writer committed one of the dates since `seen`.
+        ConcurrentWriteError: another writer committed one of the dates, added to or replaced, since `seen`.
         StorageError: the place cannot be written.
     """
-    (partition,), wanted = table.partitioned_by, {d.isoformat() for d in dates}
+    (partition,), gone = table.partitioned_by, {d.isoformat() for d in replaced}
+    wanted = gone | {f.partition[partition] for f in files}
     added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files]
     planned_on = _files_of(DeltaFiles(uri, version=seen), partition, wanted)
     note = json.dumps({"run_id": run_id, **(notes or {})})
-    scope = date_is(partition, dates[0]) if len(dates) == 1 else f"{len(dates)} dates"
+    scope = date_is(partition, dt.date.fromisoformat(*wanted)) if len(wanted) == 1 else f"{len(wanted)} dates"
     with storage_errors(f"write table {table.name} at {uri}"):
         for _ in range(_RETRIES):
             newest = DeltaFiles(uri)
@@ -186,6 +187,7 @@ def commit_files(
             removed = [
                 RemoveAction(path, True, now_millis(), size=size, partition_values={partition: date})
                 for path, date, size in planned_on
+                if date in gone
             ]
             try:
                 newest.create_write_transaction(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from features import table_files, tables, tasks
+from features import delta, table_files, tables, tasks
 from features.table_files import AddedFile, TableFile, UserRange
 from features.totals import AggregateSpec, count_column
 
@@ -24,35 +24,31 @@ _DAY = "day"
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """Which days of the rollup to write anew: all of them, or those whose events changed."""
+    """What the rollup lacks.
 
-    everything: bool
-    days: tuple[dt.date, ...]
+    Attributes:
+        files: files of `events` to be added up.
+        replaced: days of which nothing else stays; None: of no day anything does.
+    """
 
-    @property
-    def needed(self) -> bool:
-        """Whether there is anything to do."""
-        return self.everything or bool(self.days)
-
-    def includes(self, day: dt.date) -> bool:
-        """Whether a day is to be written anew."""
-        return self.everything or day in self.days
+    files: Sequence[TableFile]
+    replaced: Set[dt.date] | None
 
 
-def stale_days(events_uri: str, at: int, built_from: int | None) -> Update:
-    """What changed in `events` at version `at` since the version that the rollup was built from.
+def pending(events_uri: str, now: Sequence[TableFile], built_from: int | None) -> Update:
+    """What has come to `events` since the version that the rollup was built from; `now` are its active files.
 
-    The active files of the two versions are compared: no event is read.
+    The active files of the two versions are compared: no event is read. Files that came to a day are added up by
+    themselves; a day from which a file is gone is added up anew.
     """
     if built_from is None:
-        return Update(True, ())
-    now = set(table_files.active_files(events_uri, at))
+        return Update(now, None)
     try:
         before = set(table_files.active_files(events_uri, built_from))
     except DeltaError:  # the old version's log is gone: nothing to compare with
-        return Update(True, ())
-    changed = {file.date for file in now ^ before}
-    return Update(False, tuple(sorted(changed)))
+        return Update(now, None)
+    replaced = {f.date for f in before - set(now)}
+    return Update([f for f in now if f.date in replaced or f not in before], replaced)
 
 
 def day_rows(events: pa.Table, spec: AggregateSpec) -> pa.Table:
@@ -112,19 +108,14 @@ def _as_table(sums: pa.Table, spec: AggregateSpec) -> pa.Table:
 
 
 def build(
-    spark: SparkSession,
-    events: DataFrame,
-    files: Sequence[TableFile],
-    uri: str,
-    spec: AggregateSpec,
-    rows_per_range: int,
+    spark: SparkSession, files: Sequence[TableFile], events_uri: str, uri: str, spec: AggregateSpec, rows_per_range: int
 ) -> list[AddedFile]:
-    """Write the rollup of the days of `files`, uncommitted, and say which files it is.
+    """Write the rollup of `files` of events, uncommitted, and say which files it is.
 
     Args:
         spark: the session.
-        events: the same events, read by Spark; used where the rule has points, which are an SQL expression.
-        files: active files of `events`, all those of each day.
+        files: of `events`.
+        events_uri: where `events` lies.
         uri: where `user_days` lies.
         spec: event types and rule.
         rows_per_range: events that a task holds at once, about.
@@ -136,8 +127,10 @@ def build(
     for file in files:
         days.setdefault(file.date, []).append(file)
     counts = {day: table_files.ranges_needed(sum(f.rows for f in of), rows_per_range) for day, of in days.items()}
-    if spec.rule.points:
-        found = _with_points(events, counts, uri, spec).collect()
+    if spec.rule.points and files:
+        # Points are an SQL expression over any column, which only Spark can evaluate.
+        reader = spark.read.schema(delta.read(spark, events_uri).schema).option("basePath", events_uri)
+        found = _with_points(reader.parquet(*(f.uri for f in files)), counts, uri, spec).collect()
         return [AddedFile.from_json(row["file"]) for row in found]
     portions = [(day, users) for day, count in counts.items() for users in table_files.user_ranges(count)]
 
@@ -171,7 +164,7 @@ def pointed(events: DataFrame, spec: AggregateSpec) -> DataFrame:
 def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: AggregateSpec) -> DataFrame:
     place = f.conv(f.substring("user_id", 1, 4), 16, 10).cast("long")
     portion = f.floor(place * max(counts.values(), default=1) / table_files.SPREAD)
-    rows = pointed(events.where(f.col("event_date").isin(list(counts))), spec)
+    rows = pointed(events, spec)
 
     def portion_rows(key: tuple[pa.Scalar, ...], rows: pa.Table) -> pa.Table:
         day = key[0].as_py()

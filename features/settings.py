@@ -194,6 +194,9 @@ class Sequence(_Strict):
     length: Positive = Field(le=4096, description="L, the last events kept of each user")
     rows_per_range: Positive = Field(description="events that one task holds at once, about; memory follows it")
     dates_per_pass: Positive = Field(description="as-of dates that are answered by one reading of the events")
+    keep_days: Positive | None = Field(
+        None, description="compact drops sequences this much older than its date; they are built anew when asked for"
+    )
 
 
 class Features(_Strict):

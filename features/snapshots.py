@@ -1,7 +1,7 @@
 """Snapshots: each member's last events and exact figures at a date, from which later as-of dates are carried on.
 
 A row holds what the kernels need of all that lies before its date: the last L events with their exact times, the
-figures of `features.totals`, and the member's days with the few columns that a late day can change more than it adds to.
+figures of `features.totals`, and the member's days with a few columns that a late day can change more than it adds to.
 With a snapshot, a later date reads the rows once, the files of the days since, those of the days that leave a window,
 and what came late; not the history. Pure functions over Arrow tables, and the files that a snapshot knows.
 """
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from features import table_files, tables
 from features.contract import Contract, array_column
+from features.errors import StorageError
 from features.histories import UserDays, UserEvents, ranges
 from features.sequences import SequenceSpec, channel_arrays, lists
 from features.table_files import TableFile, UserRange
@@ -143,11 +144,14 @@ class Standing:
     def _read(self, columns: list[str]) -> pa.Table:
         inside = [array_column(c) for c in self._spec.contract.categorical if array_column(c) in columns]
         files = sorted(self._snapshot.files, key=lambda f: f.first or "")
-        found = [
-            table_files.read_range(f, self._range, columns, inside=inside)
-            for f in files
-            if self._range.overlaps(f.first, f.last)
-        ]
+        try:
+            found = [
+                table_files.read_range(f, self._range, columns, inside=inside)
+                for f in files
+                if self._range.overlaps(f.first, f.last)
+            ]
+        except StorageError as error:
+            raise StorageError(f"{error}; it is of a snapshot, which compact --rebuild writes anew") from None
         if found:
             return pa.concat_tables(found)
         return table(self._spec).arrow_schema.empty_table().select(columns)

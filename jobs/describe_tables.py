@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from features import tables
+from features import snapshots, tables
 from features.aggregates import aggregate_columns
 from jobs.settings import Settings, load
 
@@ -19,6 +19,7 @@ def page(settings: Settings) -> str:
             tables.user_days(settings.events.types),
             tables.sequences(settings.contract, aggregate_columns(settings.aggregates)),
             tables.OUTCOMES,
+            snapshots.table(settings.sequences),
             tables.scores(settings.contract.tiers),
             tables.TIERS,
             tables.EVALUATIONS,

@@ -7,9 +7,12 @@ import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 
-from features import as_of, delta, outcomes, rollup, table_files, tables
+from deltalake.exceptions import DeltaError
+
+from features import as_of, delta, outcomes, rollup, snapshots, table_files, tables
 from features.errors import TiercastError
-from features.reading import OUTCOMES, SEQUENCES, Output, Pass
+from features.reading import OUTCOMES, SEQUENCES, SNAPSHOTS, Output, Pass
+from features.snapshots import Snapshot
 from features.source import failure_in_words
 from features.table_files import AddedFile, TableFile
 from jobs.job import Job, Run
@@ -57,14 +60,13 @@ def _update_user_days(job: Job, record: Run) -> Pinned:
     }
     same_rollup = delta.last_note(uri, "rollup") == notes["rollup"]
     before = delta.last_note(uri, "built_from") if same_rollup else None
-    update = rollup.stale_days(events_uri, at, None if before is None else int(before))
-    if update.needed:
-        stale = [f for f in pinned.event_files if update.includes(f.date)]
-        standing = table_files.active_files(uri, seen)
-        dates = {f.date for f in (*stale, *standing) if update.includes(f.date)}
-        events, rows = delta.read(spark, events_uri, at), job.settings.sequence.rows_per_range
-        files = rollup.build(spark, events, stale, uri, spec, rows)
-        seen = delta.commit_files(uri, table, record.id, seen, sorted(dates), files, notes)
+    update = rollup.pending(events_uri, pinned.event_files, None if before is None else int(before))
+    replaced = update.replaced
+    if replaced is None:
+        replaced = {f.date for f in table_files.active_files(uri, seen)}
+    if update.files or replaced:
+        files = rollup.build(spark, update.files, events_uri, uri, spec, job.settings.sequence.rows_per_range)
+        seen = delta.commit_files(uri, table, record.id, seen, replaced, files, notes)
     else:
         record.status = "unchanged"
     record.versions = {"events": at, "user_days": seen}
@@ -124,7 +126,8 @@ def write(
         dates_per_pass: as many are read together; None: as many as the settings say.
         failed: is told of what cannot be written, and the others go on; None: the first failure is raised.
     """
-    for kind in dict.fromkeys(kind for kind, _ in wanted):
+    kinds = dict.fromkeys(kind for kind, _ in wanted)
+    for kind in kinds:
         delta.ensure(job.spark, job.uri(kind), as_of.table_of(kind, job.settings.sequences))
     missing = []
     for kind, date in wanted:
@@ -135,8 +138,16 @@ def write(
                 check(job, pinned, kind, date)
                 missing.append(planned)
     size = dates_per_pass or job.settings.sequence.dates_per_pass
-    for start in range(0, len(missing), size):
-        _write_pass(job, pinned, missing[start : start + size], failed)
+    for group in _groups(missing, standing_snapshot(job, pinned), size):
+        _write_pass(job, pinned, group, failed)
+
+
+def _groups(missing: Sequence[Planned], snapshot: Snapshot | None, size: int) -> Iterator[Sequence[Planned]]:
+    """What is read together: those that a snapshot answers, and those that it does not."""
+    later = [p for p in missing if snapshot is not None and p.output.as_of >= snapshot.as_of]
+    for part in (later, [p for p in missing if p not in later]):
+        for start in range(0, len(part), size):
+            yield part[start : start + size]
 
 
 def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Failed | None) -> None:
@@ -160,11 +171,52 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
             record.counts["rows"] = sum(f.rows for f in added)
 
 
-def reading(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> Pass:
-    """The pass that answers what is wanted."""
-    in_order = delta.table_property(job.spark, job.uri("events"), tables.ORDER_PROPERTY) == tables.EVENT_ORDER
-    settings = job.settings
-    return Pass(pinned.event_files, pinned.day_files, in_order, wanted, settings.sequences, settings.horizon.days)
+def reading(job: Job, pinned: Pinned, wanted: Sequence[Output], rebuild: bool = False) -> Pass:
+    """The pass that answers what is wanted, from a snapshot where one stands before all of it, unless to `rebuild`."""
+    settings, snapshot = job.settings, None if rebuild else standing_snapshot(job, pinned)
+    if snapshot is not None and any(o.as_of < snapshot.as_of for o in wanted):
+        snapshot = None
+    spec, horizon = settings.sequences, settings.horizon.days
+    return Pass(pinned.event_files, pinned.day_files, _in_order(job), wanted, spec, horizon, snapshot)
+
+
+def _in_order(job: Job) -> bool:
+    return delta.table_property(job.spark, job.uri("events"), tables.ORDER_PROPERTY) == tables.EVENT_ORDER
+
+
+def snapshots_uri(job: Job) -> str:
+    """Where the snapshots of these settings lie; those of others have places of their own."""
+    return f"{job.uri(SNAPSHOTS)}/{snapshots.identity(job.settings.sequences)}"
+
+
+def snapshot_inputs(pinned: Pinned) -> str:
+    """What the rows of a snapshot carry: the versions that they were made from, so that what is new can be told."""
+    return f"{pinned.versions['events']}.{pinned.versions['user_days']}"
+
+
+def standing_snapshot(job: Job, pinned: Pinned) -> Snapshot | None:
+    """The snapshot that stands, with what has come since; None where there is none that holds.
+
+    What had arrived by a date cannot be told from it, so there is none with `known_by: ingested_at`.
+    """
+    uri, known_by = snapshots_uri(job), job.settings.known_by
+    if known_by == "ingested_at" or not pinned.day_files or not delta.exists(job.spark, uri) or not _in_order(job):
+        return None
+    at = delta.version(job.spark, uri)
+    files = table_files.active_files(uri, at)
+    dates = {f.date for f in files}
+    if len(dates) != 1:
+        return None
+    (as_of,) = dates
+    (made_from,) = table_files.inputs_at(uri, at, as_of)
+    try:
+        events, days = (
+            table_files.active_files(job.uri(name), int(version))
+            for name, version in zip(("events", "user_days"), str(made_from).split("."), strict=True)
+        )
+    except DeltaError:  # the log of that version is gone
+        return None
+    return Snapshot.since(as_of, files, (events, pinned.event_files), (days, pinned.day_files))
 
 
 def _read(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> dict[Output, list[AddedFile]]:
