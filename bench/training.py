@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import multiprocessing
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
@@ -72,13 +74,33 @@ def ranks_speed(
         for ranks in (1, 2):
             chosen = settings(dates, ranks, by_length)
             place = f"{folder}/training-{ranks}-{by_length}"
-            trained = train_model(
-                spark, sequences, outcomes, contract, MODEL, chosen, place, f"{folder}/staging", {}, progress=False
-            )
+            with on_cores(ranks):
+                trained = train_model(
+                    spark, sequences, outcomes, contract, MODEL, chosen, place, f"{folder}/staging", {}, progress=False
+                )
             name = f"{ranks} rank{'s' * (ranks > 1)}, {'by length' if by_length else 'in any order'}"
             # The first epoch compiles.
             found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
     return found
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Keep this process, its children and theirs to so many cores: a rank is given one, its feed with it."""
+    every = os.sched_getaffinity(0)
+    _keep_to(set(sorted(every)[:count]))
+    try:
+        yield
+    finally:
+        _keep_to(every)
+
+
+def _keep_to(cores: set[int]) -> None:
+    root = psutil.Process()
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(OSError, psutil.Error):
+            for thread in os.listdir(f"/proc/{process.pid}/task"):  # threads have cores of their own
+                os.sched_setaffinity(int(thread), cores)
 
 
 def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str) -> dict[str, float]:

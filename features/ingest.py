@@ -41,28 +41,31 @@ class IngestSpec:
         return ["user_id", "event_time", "event_type", "amount", "clipped_at", *self.source.attributes]
 
 
-def classify(
-    spark: SparkSession,
-    rows: DataFrame,
-    known: DataFrame,
-    spec: IngestSpec,
-    key: bytes,
-    now: dt.datetime,
-) -> DataFrame:
-    """Each query row with its `status`, its `reasons`, the columns of `events`, and its `original` as JSON.
+def check(spark: SparkSession, rows: DataFrame, spec: IngestSpec, key: bytes, now: dt.datetime) -> DataFrame:
+    """Each query row with the `reasons` to refuse it, the columns of `events`, and its `original` as JSON.
 
     Args:
         spark: the session.
         rows: rows of the source query.
-        known: `event_id` and `content_hash` of the events that are in the table already.
         spec: settings.
         key: pseudonym key.
         now: the run's clock, aware; becomes `ingested_at`.
     """
     typed = _typed(with_key(spark, rows, key), spec)
     checked = without_key(typed.withColumn("reasons", _reasons(spec, now)).withColumns(_pseudonyms()))
-    prepared = _prepared(checked.withColumn("original", _original(rows.columns)), spec, now)
-    return _against_repeats(prepared, known)
+    return _prepared(checked.withColumn("original", _original(rows.columns)), spec, now)
+
+
+def near(known: DataFrame, checked: DataFrame, days: int) -> DataFrame:
+    """The known events among which repeats are looked for: of the rows' own dates, and of `days` before the newest.
+
+    An equal repeat has the date of the first, so all of them are found. The rows' dates are read once.
+    """
+    dates = [
+        row["event_date"] for row in checked.where("event_date IS NOT NULL").select("event_date").distinct().collect()
+    ]
+    newest = max(dates, default=dt.date.min + dt.timedelta(days=days))
+    return known.where(f.col("event_date").isin(dates) | (f.col("event_date") >= newest - dt.timedelta(days=days)))
 
 
 def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
@@ -144,11 +147,12 @@ def _prepared(rows: DataFrame, spec: IngestSpec, now: dt.datetime) -> DataFrame:
     return prepared.withColumn("content_hash", f.xxhash64(*content))
 
 
-def _against_repeats(rows: DataFrame, known: DataFrame) -> DataFrame:
-    """Settle repeats: the first of an id is accepted, equal ones are duplicates, others conflict.
+def classify(rows: DataFrame, known: DataFrame) -> DataFrame:
+    """The rows of `check` with a `status`: the first of an id is accepted, equal ones are duplicates, others conflict.
 
-    Within one batch the smallest hash is the first, so that the order of the input does not matter. Rows with other
-    reasons take no part: a broken repeat of a good row must not shadow it.
+    `known` are the events in the table, or those among which repeats are looked for. Within one batch the smallest
+    hash is the first, so that the order of the input does not matter. Rows with other reasons take no part: a broken
+    repeat of a good row must not shadow it.
     """
     valid = f.size("reasons") == 0
     same_id = Window.partitionBy("event_id", valid).orderBy("content_hash", "original")

@@ -117,10 +117,10 @@ def _reason_lines(rejected: DataFrame) -> list[str]:
     return lines
 
 
-def day_counts(known: DataFrame, classified: DataFrame) -> tuple[dict[dt.date, int], set[dt.date]]:
+def day_counts(known: Mapping[dt.date, int], classified: DataFrame) -> tuple[dict[dt.date, int], set[dt.date]]:
     """Accepted events per UTC date, table and batch together, and the dates to which the batch adds."""
     new = classified.where(f.col("status") == ACCEPTED).groupBy("event_date").count().collect()
-    days = {row["event_date"]: row["count"] for row in known.groupBy("event_date").count().collect()}
+    days = dict(known)
     for row in new:
         days[row["event_date"]] = days.get(row["event_date"], 0) + row["count"]
     return days, {row["event_date"] for row in new}

@@ -130,6 +130,8 @@ class EventReader:
         self._by_arrival = self._contract.known_by == "ingested_at"
         self.runs = self._of_files(work.events_needed) if standing is None else self._since(standing)
         self._merged = None if self._by_arrival else self._merge(self.runs)
+        self.rows = sum(run.rows.num_rows for run in self.runs)
+        self.runs = self.runs if self._by_arrival else []  # their memory is of use to what comes next
 
     def known(self, as_of: dt.date) -> UserEvents:
         """Events that were known at a date, and perhaps later ones that a cut at the date leaves out."""
@@ -208,6 +210,7 @@ class DayReader:
         columns = _day_columns(work, self._by_arrival)
         self._runs = _day_runs([f for f in work.days if f.date < work.last_day], users, columns, work)
         self.all = DayHistory.from_runs(self._runs)
+        self._runs = self._runs if self._by_arrival else []  # their memory is of use to what comes next
 
     def totals(self, as_of: dt.date) -> Totals:
         """The figures of the members known at a date."""

@@ -155,6 +155,9 @@ class Events(_Strict):
     future_tolerance_minutes: int = Field(ge=0, description="how far ahead of the clock a time may lie")
     largest_amount: Decimal = Field(gt=0, le=Decimal(10) ** 9, description="outlier bound of one event's amount")
     outliers: Literal["reject", "clip"]
+    repeats_within_days: int | None = Field(
+        None, ge=0, description="how far back another event of the same id is looked for; all the way if unset"
+    )
 
     @model_validator(mode="after")
     def _purchase_is_a_type(self) -> Events:

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from features import table_files, tables
 from features.contract import Contract, array_column
-from features.errors import StorageError
 from features.histories import UserDays, UserEvents, ranges
 from features.sequences import SequenceSpec, channel_arrays, lists
 from features.table_files import TableFile, UserRange
@@ -100,6 +99,7 @@ def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: Sequ
     return pa.table(
         {
             "user_id": totals.users,
+            "as_of_date": pa.repeat(pa.scalar(totals.as_of, pa.date32()), len(totals.users)),
             **{name: pa.array(totals.figures[name]) for name in spec.aggregates.figures},
             EVENT_TIMES: lists(pa.array(cut.micros), cut.lengths),
             **channel_arrays(events, cut, spec.contract),
@@ -144,14 +144,11 @@ class Standing:
     def _read(self, columns: list[str]) -> pa.Table:
         inside = [array_column(c) for c in self._spec.contract.categorical if array_column(c) in columns]
         files = sorted(self._snapshot.files, key=lambda f: f.first or "")
-        try:
-            found = [
-                table_files.read_range(f, self._range, columns, inside=inside)
-                for f in files
-                if self._range.overlaps(f.first, f.last)
-            ]
-        except StorageError as error:
-            raise StorageError(f"{error}; it is of a snapshot, which compact --rebuild writes anew") from None
+        found = [
+            table_files.read_range(f, self._range, columns, inside=inside)
+            for f in files
+            if self._range.overlaps(f.first, f.last)
+        ]
         if found:
             return pa.concat_tables(found)
         return table(self._spec).arrow_schema.empty_table().select(columns)

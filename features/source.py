@@ -216,6 +216,10 @@ def unreadable(text: str) -> str | None:
     return None
 
 
+def _mended(cause: str) -> str:
+    return "; it is of a snapshot: compact --rebuild writes it from all events" if "/snapshots/" in cause else ""
+
+
 def failure_in_words(error: Exception) -> TiercastError | None:
     """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
     if isinstance(error, TiercastError):
@@ -225,6 +229,6 @@ def failure_in_words(error: Exception) -> TiercastError | None:
         return SourceError(bad_value(error))
     cause = unreadable(text)
     if cause is not None:  # our own tasks read the tables, Spark's the source
-        return StorageError(cause) if "StorageError" in text else SourceError(cause)
+        return StorageError(cause + _mended(cause)) if "StorageError" in text else SourceError(cause)
     cause = storage_cause(text)
     return StorageError(cause) if cause is not None else None

@@ -115,6 +115,14 @@ def active_files(uri: str, at: int) -> list[TableFile]:
     return sorted(files, key=lambda f: (f.date, f.uri))
 
 
+def rows_by_date(files: Iterable[TableFile]) -> dict[dt.date, int]:
+    """How many rows each date has."""
+    found: dict[dt.date, int] = {}
+    for file in files:
+        found[file.date] = found.get(file.date, 0) + file.rows
+    return found
+
+
 def inputs_at(uri: str, at: int, date: dt.date) -> set[str | None]:
     """The fingerprints of one date's files in version `at`, by their statistics; empty where the date has no file."""
     from deltalake import DeltaTable
@@ -202,6 +210,7 @@ def _footer(uri: str) -> tuple[pq.FileMetaData, list[tuple[str | None, str | Non
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
+    rows = _with_known_types(rows)
     inside = [_holds(users, chunk) for chunk in rows[USER].chunks]
     mask = np.concatenate(inside) if inside else np.empty(0, bool)
     if mask.all():
@@ -210,6 +219,24 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
     if mask.any() and mask[begin:end].all():
         return rows.slice(begin, end - begin)  # sorted by user: nothing is copied
     return rows.filter(pa.array(mask))
+
+
+def _with_known_types(rows: pa.Table) -> pa.Table:
+    """Rows with plain strings: whoever rewrote a file (OPTIMIZE, DELETE by delta-rs) may have left Arrow's others."""
+    kinds = [_known_type(f.type) for f in rows.schema]
+    if kinds == rows.schema.types:
+        return rows
+    return rows.cast(pa.schema([f.with_type(kind) for f, kind in zip(rows.schema, kinds, strict=True)]))
+
+
+def _known_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_known_type(kind.value_type)))
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _known_type(kind.value_type))
+    return kind
 
 
 def _holds(users: UserRange, ids: pa.Array) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pyspark import StorageLevel
 
-from features import delta, ingest, quality, tables
+from features import delta, ingest, quality, table_files, tables
 from features.errors import ReconciliationError, SourceError
 from features.pseudonyms import check_key, key_check, key_from_environment
 from features.session import scratch
@@ -51,8 +51,13 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     check_key(key, delta.table_property(spark, events_uri, "tiercast.key_check"), events_uri)
     seen, seen_rejected = delta.version(spark, events_uri), delta.version(spark, rejected_uri)
 
-    known = delta.read(spark, events_uri, seen)
-    classified = ingest.classify(spark, source.events, known, spec, key, record.now).persist(StorageLevel.DISK_ONLY)
+    known, within = delta.read(spark, events_uri, seen), spec.events.repeats_within_days
+    checked = ingest.check(spark, source.events, spec, key, record.now)
+    if within is not None:
+        checked = checked.persist(StorageLevel.DISK_ONLY)
+        with source_errors("the source"):
+            known = ingest.near(known, checked, within)
+    classified = ingest.classify(checked, known).persist(StorageLevel.DISK_ONLY)
     lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
     with source_errors("the source"):  # the first time that its rows are read
         counts = ingest.count_statuses(classified, lines)
@@ -68,7 +73,8 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
         record.versions["events_rejected"] = delta.commit(
             fresh, rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected
         )
-    quality.check_gates(counts, rejected, *quality.day_counts(known, classified), job.settings.quality, record.now)
+    days = table_files.rows_by_date(table_files.active_files(events_uri, seen))
+    quality.check_gates(counts, rejected, *quality.day_counts(days, classified), job.settings.quality, record.now)
     record.versions["events"] = seen
     if not counts[ingest.ACCEPTED]:
         record.status = "unchanged"

@@ -326,7 +326,7 @@ def test_invariant_6_a_bot_costs_a_range_l_events_of_each_file(spark: SparkSessi
     events = [ref.event("bot", f"e{n:05d}", -1 - n % 3, amount="1", us=n) for n in range(3000)]
     files = Files(spark, tmp_path, [*events, ref.event("ann", "a", -2)], spec)
     reader = EventReader(files.plan((SEQUENCES, D)), user_ranges(1)[0])
-    assert sum(run.rows.num_rows for run in reader.runs) == 3 * LENGTH + 1
+    assert reader.rows == 3 * LENGTH + 1
     (((_, bot),)) = files.built((SEQUENCES, D))
     assert (bot["total_events"], bot["length"], bot["truncated"]) == (3000, LENGTH, True)
     assert bot["seq_age"] == [ref.age_seconds(e, D) for e in ref.last_of(events, "bot", D, LENGTH)]

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from features import delta
-from features.ingest import classify
+from features.ingest import check, classify
 from jobs.settings import Settings
 from tests.end_to_end.programme import KEY
 from tests.ingest.builders import NOW, Row, ingest, names, of_rows, pseudonym, reconciles, row
@@ -77,6 +77,20 @@ def test_bad_input_conflict_with_the_table(spark: SparkSession, tmp_path: Path) 
     assert reconciles(found.run)
 
 
+@pytest.mark.parametrize(("within", "found_as"), [(None, "rejected"), (9, "accepted"), (10, "rejected")])
+def test_repeats_are_looked_for_among_the_rows_own_dates_and_some_days_back(
+    spark: SparkSession, tmp_path: Path, within: int | None, found_as: str
+) -> None:
+    """An equal repeat is found however old it is; a conflict on another date only within the days of the setting."""
+    events = {"repeats_within_days": within}
+    old, moved = row("equal", at="2020-01-01T10:00:00Z"), row("moved", at="2024-04-21T23:59:59Z")
+    ingest(spark, of_rows(tmp_path, [old, moved], events=events))
+    found = ingest(spark, of_rows(tmp_path, [old, row("moved", at="2024-05-01T00:00:00Z")], events=events))
+    assert found.run.counts["duplicate"] == 1
+    assert found.run.counts[found_as] == 1
+    assert reconciles(found.run)
+
+
 def test_bad_input_conflict_of_nulls_in_other_places(spark: SparkSession, tmp_path: Path) -> None:
     attributes = {"one": {"type": "categorical"}, "two": {"type": "categorical"}}
     spec = of_rows(tmp_path, [row("x")], source={"attributes": attributes}).ingest
@@ -85,7 +99,7 @@ def test_bad_input_conflict_of_nulls_in_other_places(spark: SparkSession, tmp_pa
         "'shop' channel, one, two FROM VALUES ('a', NULL), (NULL, 'a') AS t(one, two)"
     )
     known = spark.createDataFrame([], "event_id STRING, content_hash LONG")
-    found = classify(spark, rows, known, spec, KEY.encode(), NOW)
+    found = classify(check(spark, rows, spec, KEY.encode(), NOW), known)
     assert sorted(r["status"] for r in found.select("status").collect()) == ["accepted", "rejected"]
 
 
