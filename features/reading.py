@@ -263,9 +263,14 @@ class CarriedDays:
 
 
 def _day_columns(work: Pass, by_arrival: bool) -> list[str]:
-    table = tables.user_days(work.sequences.aggregates.event_types)
-    # The day is the partition: it stands in the file's place, and need not stand in the file.
-    return [c for c in table.columns if c != "day" and (c != "arrival_date" or by_arrival)]
+    """Columns to read; the day itself is the partition: it stands in the file's place, and need not stand in it."""
+    spec = work.sequences.aggregates
+    left_out = {"day"}
+    if not by_arrival:
+        left_out.add("arrival_date")
+    if "points" not in spec.summed:
+        left_out.add("points")
+    return [c for c in tables.user_days(spec.event_types).columns if c not in left_out]
 
 
 def _day_runs(files: Sequence[TableFile], users: UserRange, columns: list[str], work: Pass) -> list[pa.Table]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import hashlib
 import itertools
 import json
@@ -36,7 +35,7 @@ SPREAD = 1 << 16
 WIDE, NARROW = 50_000, 4_096
 """Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
 
-_FOOTERS = 4096  # of files that are written once and never changed
+Bounds = list[tuple[str | None, str | None]]
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
 
@@ -63,15 +62,17 @@ class UserRange:
 
 
 def user_ranges(count: int) -> list[UserRange]:
-    """`count` ranges, a power of two up to 65,536, that hold every id once and pseudonyms in equal shares."""
+    """`count` ranges, up to 65,536, that hold every id once and pseudonyms in equal shares."""
     bounds = [None, *(f"{SPREAD * k // count:04x}" for k in range(1, count)), None]
     return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
-    """A power of two: as many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
-    wanted = max(-(-rows // rows_per_range), min(tasks_at_once, -(-rows // _WORTH_A_TASK)), 1)
-    return min(1 << (wanted - 1).bit_length(), SPREAD)
+    """As many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
+    wanted = max(-(-rows // rows_per_range), 1)
+    if rows > _WORTH_A_TASK:
+        wanted = -(-wanted // tasks_at_once) * tasks_at_once
+    return min(wanted, SPREAD)
 
 
 _WORTH_A_TASK = 20_000  # rows
@@ -185,7 +186,7 @@ def _read(
     words: Sequence[str],
     inside: Sequence[str],
 ) -> pa.Table:
-    metadata, bounds = _footer(uri)
+    metadata, bounds = _footers.of(uri)
     groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
     leaves = [*(c for c in words if c in columns), *(f"{name}.list.element" for name in inside)]
     parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, coerce_int96_timestamp_unit="us")
@@ -195,18 +196,44 @@ def _read(
     return pa.concat_tables([parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups])
 
 
-@functools.lru_cache(_FOOTERS)
-def _footer(uri: str) -> tuple[pq.FileMetaData, list[tuple[str | None, str | None]]]:
-    """A file's metadata and the first and last user of each row group; a worker reads it once for all its ranges."""
-    with places.opened(uri) as source:
-        metadata = pq.read_metadata(source)
+class _Footers:
+    """What a worker remembers of files, which are written once and never changed, from one range to the next.
+
+    The bounds of row groups are small. Parsed metadata is not, some 2 kB for each column of each row group: it is kept
+    up to a number of these, and of further files parsed again for every range, so that memory stays flat.
+    """
+
+    def __init__(self, files: int, columns_of_groups: int) -> None:
+        self._files, self._room = files, columns_of_groups
+        self._kept: dict[str, tuple[pq.FileMetaData | None, Bounds]] = {}
+
+    def of(self, uri: str) -> tuple[pq.FileMetaData | None, Bounds]:
+        """A file's metadata, if it is kept, and the first and last user of each row group."""
+        if uri not in self._kept:
+            with places.opened(uri) as source:
+                metadata = pq.read_metadata(source)
+            size = metadata.num_row_groups * metadata.num_columns
+            kept = metadata if size <= self._room else None
+            if kept is not None:
+                self._room -= size
+            if len(self._kept) < self._files:
+                self._kept[uri] = kept, _bounds(metadata)
+            else:
+                return None, _bounds(metadata)
+        return self._kept[uri]
+
+
+def _bounds(metadata: pq.FileMetaData) -> Bounds:
     names = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
     at, bounds = names.index(USER), []
     for group in range(metadata.num_row_groups):
         known = metadata.row_group(group).column(at).statistics
         has = known is not None and known.has_min_max
         bounds.append((known.min, known.max) if has else (None, None))
-    return metadata, bounds
+    return bounds
+
+
+_footers = _Footers(files=20_000, columns_of_groups=100_000)
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
@@ -216,8 +243,8 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
     if mask.all():
         return rows
     begin, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
-    if mask.any() and mask[begin:end].all():
-        return rows.slice(begin, end - begin)  # sorted by user: nothing is copied
+    if mask[begin:end].all() and end - begin > len(mask) // 2:
+        return rows.slice(begin, end - begin)  # sorted by user: nothing is copied, and not much is held beside
     return rows.filter(pa.array(mask))
 
 

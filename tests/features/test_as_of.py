@@ -285,7 +285,7 @@ def test_ranges_hold_every_id_once_whatever_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "at_once", "count"),
-    [(0, 4, 1), (20_000, 4, 1), (20_001, 4, 2), (10**6, 4, 4), (10**6, 3, 4), (10**7, 2, 16)],
+    [(0, 4, 1), (20_000, 4, 1), (20_001, 4, 4), (10**6, 3, 3), (5 * 10**6, 2, 6), (10**12, 2, 65_536)],
 )
 def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
     assert table_files.ranges_needed(rows, 10**6, at_once) == count
