@@ -21,7 +21,7 @@ from pyspark.sql import functions as f
 from bench.scoring import QUIET
 from features.contract import Contract
 from training import spark_examples
-from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, TensorMaker, training_batches
+from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, EncodedRows, TensorMaker, training_batches
 from training.loop import Plan, build_model, compiled_steps
 from training.settings import ModelSettings, TrainingSettings
 from training.spark_training import train_model
@@ -49,6 +49,7 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool) -> TrainingSetti
         mixed_precision=False,
         vocabulary_size=1000,
         shuffle_rows=8192,
+        kept_rows=100_000,
         by_length=by_length,
         row_group_rows=512,
         prefetch_batches=4,
@@ -130,10 +131,11 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
     optimizer.build(model.trainable_variables)
     step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
     make = plan.tensor_maker()
+    encoded = EncodedRows(make, plan.settings.kept_rows)
 
     def batches() -> Iterator[Tensors]:
         s = plan.settings
-        return training_batches(plan.training, make, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
+        return training_batches(plan.training, encoded, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
 
     ready = list(batches())
     ways: dict[str, Callable[[], Iterable[Any]]] = {

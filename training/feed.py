@@ -2,7 +2,8 @@
 
 A global batch takes the same number of rows from each shard, and rank r of N reads shards r, r + N, ...: so the rows of
 every global batch are the same for any N that divides the shards. All ranks take as many steps as the longest shard
-needs; shorter ones start over. Held in memory: one shuffle buffer per own shard, and a few batches.
+needs; shorter ones start over. Held in memory: one shuffle buffer per own shard, a few batches, and the encoded rows
+that a setting allows to be kept for the next epoch.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ class Labelled:
     encoded: Encoded
     outcome_rank: Array
     log_value: Array
+
+    @classmethod
+    def joined(cls, parts: Sequence[Labelled]) -> Labelled:
+        """The rows of all parts, one after the other."""
+        ranks, values = ([getattr(p, name) for p in parts] for name in ("outcome_rank", "log_value"))
+        return cls(Encoded.joined([p.encoded for p in parts]), np.concatenate(ranks), np.concatenate(values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +155,31 @@ class TensorMaker:
         return {**buffer.encoded.padded(places, width), **targets}
 
 
+class EncodedRows:
+    """Row groups of a rank's shards as numbers, kept from one epoch to the next up to a number of rows.
+
+    What lies beyond is read and encoded again in each epoch, so memory stays flat whatever the shards hold.
+    """
+
+    def __init__(self, make: TensorMaker, most_rows: int) -> None:
+        self.make, self._room = make, most_rows
+        self._kept: dict[tuple[str, int], Labelled] = {}
+
+    def of(self, address: str, file: pq.ParquetFile, groups: Sequence[int]) -> Labelled:
+        """The rows of some row groups of a shard, one after the other."""
+        missing = [g for g in groups if (address, g) not in self._kept]
+        size = sum(file.metadata.row_group(g).num_rows for g in missing)
+        if size > self._room:
+            return self.make.encode(file.read_row_groups(groups, use_threads=False))
+        self._room -= size
+        for group in missing:
+            self._kept[address, group] = self.make.encode(file.read_row_group(group, use_threads=False))
+        return Labelled.joined([self._kept[address, g] for g in groups])
+
+
 def training_batches(
     shards: ShardSet,
-    make: TensorMaker,
+    encoded: EncodedRows,
     rank: int,
     ranks: int,
     global_batch: int,
@@ -163,7 +192,7 @@ def training_batches(
 
     Args:
         shards: the training split.
-        make: how rows become tensors.
+        encoded: how rows become numbers and tensors; of all epochs.
         rank: this rank.
         ranks: how many there are; must divide the shards.
         global_batch: rows of a step over all ranks.
@@ -174,11 +203,11 @@ def training_batches(
     """
     share = shards.rows_per_batch(global_batch)
     streams = [
-        _endless(shards.uris[number], make, share, shuffle_rows, by_length, (seed, epoch, number))
+        _endless(shards.uris[number], encoded, share, shuffle_rows, by_length, (seed, epoch, number))
         for number in shards.of_rank(rank, ranks)
     ]
     for _ in range(shards.steps(global_batch)):
-        yield make.tensors(Chosen.joined([next(stream) for stream in streams]))
+        yield encoded.make.tensors(Chosen.joined([next(stream) for stream in streams]))
 
 
 def validation_batches(
@@ -233,7 +262,7 @@ def prefetch(batches: Iterator[Tensors], ahead: int) -> Iterator[Tensors]:
 
 
 def _endless(
-    address: str, make: TensorMaker, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
+    address: str, encoded: EncodedRows, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
 ) -> Iterator[Chosen]:
     """Exactly `rows` rows at a time; after the last row the shard starts over in a new order.
 
@@ -244,7 +273,7 @@ def _endless(
     lap = 0
     while True:
         held: list[Chosen] = []
-        buffers = _shuffled(address, make, shuffle_rows, np.random.default_rng([*seed, lap]))
+        buffers = _shuffled(address, encoded, shuffle_rows, np.random.default_rng([*seed, lap]))
         for number, buffer in enumerate(buffers):
             pool = Chosen.joined([*left, buffer])
             if left and len(pool) < rows:
@@ -264,7 +293,7 @@ def _endless(
         left, lap = [*left, *held], lap + 1
 
 
-def _shuffled(address: str, make: TensorMaker, shuffle_rows: int, random: np.random.Generator) -> Iterator[Chosen]:
+def _shuffled(address: str, encoded: EncodedRows, shuffle_rows: int, random: np.random.Generator) -> Iterator[Chosen]:
     """The shard's rows in random order: row groups permuted, then rows within buffers of some row groups."""
     with _open(address) as file:
         if not file.metadata.num_rows:
@@ -274,10 +303,10 @@ def _shuffled(address: str, make: TensorMaker, shuffle_rows: int, random: np.ran
             groups.append(int(group))
             held += file.metadata.row_group(int(group)).num_rows
             if held >= shuffle_rows:
-                yield _permuted(make.encode(file.read_row_groups(groups, use_threads=False)), random)
+                yield _permuted(encoded.of(address, file, groups), random)
                 groups, held = [], 0
         if groups:
-            yield _permuted(make.encode(file.read_row_groups(groups, use_threads=False)), random)
+            yield _permuted(encoded.of(address, file, groups), random)
 
 
 def _permuted(rows: Labelled, random: np.random.Generator) -> Chosen:

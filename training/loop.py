@@ -161,6 +161,7 @@ class _State:
     train_step: Callable[..., Any]
     validation_step: Callable[..., Any]
     progress: ProgressFile
+    encoded: feed.EncodedRows
     best: list[Array] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -173,7 +174,8 @@ class _State:
         optimizer = distributed.adamw(plan.settings.peak_learning_rate, plan.settings.weight_decay)
         optimizer.build(model.trainable_variables)
         steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
-        state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri))
+        encoded = feed.EncodedRows(plan.tensor_maker(), plan.settings.kept_rows)
+        state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -246,7 +248,7 @@ class _State:
         steps = shards.steps(settings.global_batch)
         batches = feed.training_batches(
             shards,
-            self.plan.tensor_maker(),
+            self.encoded,
             self.rank.number,
             self.rank.count,
             settings.global_batch,
@@ -270,7 +272,7 @@ class _State:
 
     def _validate(self) -> tuple[float, float]:
         share = max(1, self.plan.settings.global_batch // self.rank.count)
-        make, rank = self.plan.tensor_maker(), self.rank
+        make, rank = self.encoded.make, self.rank
         batches = feed.validation_batches(self.plan.validation, make, rank.number, rank.count, share)
         totals = np.zeros(3)
         for batch in self._ahead(batches):

@@ -162,7 +162,21 @@ class Encoded:
         if isinstance(rows, pa.RecordBatch):
             return cls._of_batch(rows, contract, encoding)
         parts = [cls._of_batch(batch, contract, encoding) for batch in _whole_batches(rows, contract)]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return cls.joined(parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The rows of all parts, one after the other."""
+        *others, last = parts
+        if not others:
+            return last
+        return cls(
+            np.concatenate([p.lengths for p in parts]),
+            np.concatenate([*(p.channels[:-1] for p in others), last.channels]),
+            np.concatenate([*(p.codes[:-1] for p in others), last.codes]),
+            np.concatenate([p.aggregates for p in parts]),
+            np.concatenate([p.tier for p in parts]),
+        )
 
     @classmethod
     def _of_batch(cls, rows: pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
@@ -193,17 +207,6 @@ class Encoded:
             "aggregates": _filled(self.aggregates[members], n),
             "tier": _filled(self.tier[members], n),
         }
-
-
-def _joined(parts: Sequence[Encoded]) -> Encoded:
-    *others, last = parts
-    return Encoded(
-        np.concatenate([p.lengths for p in parts]),
-        np.concatenate([*(p.channels[:-1] for p in others), last.channels]),
-        np.concatenate([*(p.codes[:-1] for p in others), last.codes]),
-        np.concatenate([p.aggregates for p in parts]),
-        np.concatenate([p.tier for p in parts]),
-    )
 
 
 def _whole_batches(rows: pa.Table, contract: Contract) -> list[pa.RecordBatch]:

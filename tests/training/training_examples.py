@@ -47,6 +47,7 @@ SETTINGS: dict[str, Any] = {
     "mixed_precision": False,
     "vocabulary_size": 3,
     "shuffle_rows": 24,
+    "kept_rows": 50,
     "by_length": True,
     "row_group_rows": 8,
     "prefetch_batches": 2,
