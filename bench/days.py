@@ -62,15 +62,15 @@ class Days:
     """A storage root to which one day after another is added."""
 
     def __init__(self, spark: SparkSession, folder: Path, programme: Programme, last_days: int) -> None:
-        """Make the history without the last days, unless it lies there already."""
+        """Make the history without the last days."""
         self.spark, self.programme, self.last_days = spark, programme, last_days
         self.root = folder / f"days-{programme.events}-{programme.users}-{programme.days}"
-        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True)
         (self.root / "settings.yaml").write_text(yaml.safe_dump(settings(self.root)), encoding="utf-8")
         self.settings = load([str(self.root / "settings.yaml")], [])
         self.first = programme.days - last_days
-        if not delta.exists(spark, self.settings.storage.table("events")):
-            events.write(spark, programme, str(self.root), 0, self.first)
+        events.write(spark, programme, str(self.root), 0, self.first)
 
     def job(self, number: int) -> Job:
         """For the as-of date after the day of a number."""

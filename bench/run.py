@@ -12,7 +12,7 @@ import datetime as dt
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from bench import aggregates, events, scoring, sequences, training
+from bench import aggregates, days, events, scoring, sequences, training
+from bench.days import Days
 from bench.events import Programme
 from bench.measure import Cost, alternate
 from features import as_of as shell
-from features import delta, rollup, table_files, tables
+from features import delta, rollup, table_files, tables, tasks
 from features.reading import SEQUENCES, Output, Pass
 from features.session import open_session
 from features.table_files import AddedFile, TableFile
@@ -118,13 +119,33 @@ class Bench:
     def dates(self) -> dict[str, Cost]:
         """One date, and many in one pass."""
         few, many = ([self.programme.as_of - dt.timedelta(days=n) for n in range(count)] for count in (1, DATES))
-        calls = {"one date": lambda: self._pass(few), f"{DATES} dates": lambda: self._pass(many)}
+        calls: dict[str, Callable[[], object]] = {
+            "one date": lambda: self._pass(few),
+            f"{DATES} dates": lambda: self._pass(many),
+            "one date, not written": lambda: self._unwritten(few),
+            f"{DATES} dates, not written": lambda: self._unwritten(many),
+        }
         return alternate(calls, RUNS)
 
+    def _unwritten(self, dates: list[dt.date]) -> int:
+        """How many rows the dates have: made, and dropped."""
+        work = self._work(dates)
+        ranges = shell.user_ranges(work, ROWS_PER_RANGE, self.spark.sparkContext.defaultParallelism)
+
+        def counted(portion: int) -> Iterator[pa.RecordBatch]:
+            rows = sum(rows.num_rows for _, rows in shell.rows_of_range(work, ranges[portion]))
+            yield pa.record_batch({"rows": [rows]})
+
+        found = tasks.rows(self.spark, len(ranges), counted, "rows long").collect()
+        return sum(row["rows"] for row in found)
+
     def _pass(self, dates: list[dt.date]) -> list[AddedFile]:
-        outputs = [Output(SEQUENCES, sequences.emptied(self.out("dates")), d, "bench") for d in dates]
-        work = Pass(self.event_files, self.day_files, True, outputs, self.spec, 90)
+        work = self._work(dates)
         return [f for files in shell.build(self.spark, work, ROWS_PER_RANGE).values() for f in files]
+
+    def _work(self, dates: list[dt.date]) -> Pass:
+        outputs = [Output(SEQUENCES, sequences.emptied(self.out("dates")), d, "bench") for d in dates]
+        return Pass(self.event_files, self.day_files, True, outputs, self.spec, 90)
 
     def scores(self, users: int) -> dict[str, dict[str, Cost]]:
         """Scoring by each network: the job's way, the bare network on ready tensors, and what users write first."""
@@ -171,15 +192,17 @@ class Bench:
             [
                 "## Training hybrid: where a step's tensors come from",
                 "",
-                "One rank on one core, 256 rows a step; the feed's thread shares the core. Batches by length, but for",
-                "rows given one by one, which are padded to the full width.",
+                "One rank on one core, 256 rows a step; the feed's thread shares the core. The rows fit into what a",
+                "rank keeps, so the first epoch alone reads them; it is left out. Batches by length, but for rows",
+                "given one by one, which are padded to the full width.",
                 "",
                 "| tensors | ms a step | times as long |\n|---|---|---|",
                 *lines,
                 "",
                 "## Training hybrid: ranks, and batches by length",
                 "",
-                f"Whole trainings by Horovod on Spark, {users:,} members, rows a second after the first epoch.",
+                f"Whole trainings by Horovod on Spark, {users:,} members, rows a second after the first epoch. One",
+                "rank is kept to one core, with its feed and all of Spark.",
                 "",
                 "| ranks and batches | rows a second | times as fast |\n|---|---|---|",
                 *speeds,
@@ -208,15 +231,20 @@ def section(title: str, costs: Mapping[str, Cost], first: str, note: str) -> str
     return "\n".join([f"## {title}", "", note, "", *lines, ""])
 
 
-def page(bench: Bench, users: int, trained: int) -> str:
+def made_of(programme: Programme) -> str:
+    """Size of the events in words."""
+    return f"{programme.events:,} events of {programme.users:,} users over {programme.days} days"
+
+
+def page(bench: Bench, day: Days, users: int, trained: int) -> str:
     """The whole document."""
     p = bench.programme
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
-    made = f"{p.events:,} events of {p.users:,} users over {p.days} days"
     head = [
         "# Benchmarks",
         "",
-        f"Written by `make bench` on {dt.datetime.now(dt.UTC).date()}: {machine}. {made}; bots, late events, ties.",
+        f"Written by `make bench` on {dt.datetime.now(dt.UTC).date()}: {machine}.",
+        f"{made_of(p)}; bots, late events, ties.",
         f"Medians of {RUNS} warm runs in turns, start-up left out; CPU of all processes. Engines in this process",
         "share its peak.",
         "",
@@ -239,6 +267,13 @@ def page(bench: Bench, users: int, trained: int) -> str:
             "one date",
             f"One pass over events and rollup; {DATES} dates include the writing of {DATES} times the rows.",
         ),
+        section(
+            "One more day",
+            day.measured(),
+            days.READY,
+            f"{made_of(day.programme)}, by the jobs, medians of {day.last_days} days; what is from all events, once. "
+            "A date can be scored when the day's rollup stands; scoring counts its commit and report.",
+        ),
     ]
     for name, costs in bench.scores(users).items():
         note = "From parquet, results dropped. Probabilities are equal within 1e-6."
@@ -252,6 +287,7 @@ def main() -> None:
     options.add_argument("--events", type=int, default=5_000_000)
     options.add_argument("--users", type=int, default=240_000)
     options.add_argument("--days", type=int, default=91)
+    options.add_argument("--history", type=int, default=365, help="days of the history to which one more is added")
     options.add_argument("--scored", type=int, default=60_000, help="users to score")
     options.add_argument("--trained", type=int, default=24_000, help="users to train on")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
@@ -260,7 +296,8 @@ def main() -> None:
     os.environ.update(scoring.QUIET)
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
-    chosen.page.write_text(page(bench, chosen.scored, chosen.trained), encoding="utf-8")
+    day = Days(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.history), last_days=RUNS)
+    chosen.page.write_text(page(bench, day, chosen.scored, chosen.trained), encoding="utf-8")
     spark.stop()
 
 
