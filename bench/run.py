@@ -185,7 +185,7 @@ class Bench:
         frame = self.spark.read.parquet(place)
         feed = training.feed_seconds(frame, contract, dates, folder)
         ranks = training.ranks_speed(self.spark, frame, contract, dates, folder)
-        base, one = feed["tensors that lie ready"], ranks["1 rank, in any order"]
+        base, one = feed["tensors that lie ready"], ranks[training.ONE_RANK]
         lines = [f"| {name} | {s * 1000:.1f} | {s / base:.2f} |" for name, s in feed.items()]
         speeds = [f"| {name} | {rows:,.0f} | {rows / one:.2f} |" for name, rows in ranks.items()]
         return "\n".join(

@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -28,17 +28,19 @@ from training.spark_training import train_model
 from training.tensors import Tensors
 
 MODEL = ModelSettings(name="hybrid")
+BatchKind = Literal["global", "per_rank"]
+ONE_RANK = "1 rank, 256 rows a step"
 ROWS_ONE_BY_ONE = 2560  # ten steps: enough to tell, and slow
 
 
-def settings(dates: list[dt.date], ranks: int, by_length: bool) -> TrainingSettings:
+def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind = "global") -> TrainingSettings:
     """The default settings of `conf/base.yaml`, for three epochs."""
     return TrainingSettings(
         as_of=dates[:-1],
         validation_as_of=dates[-1],
         ranks=ranks,
         shards=8,
-        batch="global",
+        batch=batch,
         batch_size=256,
         epochs=3,
         learning_rate=0.002,
@@ -69,19 +71,23 @@ def outcomes_of(sequences: DataFrame) -> DataFrame:
 def ranks_speed(
     spark: SparkSession, sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str
 ) -> dict[str, float]:
-    """Rows a second of whole trainings, by ranks and by whether batches are put together by length."""
+    """Rows a second of whole trainings, by ranks and by how batches are put together."""
     outcomes, found = outcomes_of(sequences).cache(), {}
-    for by_length in (True, False):
-        for ranks in (1, 2):
-            chosen = settings(dates, ranks, by_length)
-            place = f"{folder}/training-{ranks}-{by_length}"
-            with on_cores(ranks):
-                trained = train_model(
-                    spark, sequences, outcomes, contract, MODEL, chosen, place, f"{folder}/staging", {}, progress=False
-                )
-            name = f"{ranks} rank{'s' * (ranks > 1)}, {'by length' if by_length else 'in any order'}"
-            # The first epoch compiles.
-            found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
+    ways: dict[str, TrainingSettings] = {
+        ONE_RANK: settings(dates, 1, False),
+        "2 ranks, 256 rows a step shared": settings(dates, 2, False),
+        "2 ranks, 256 rows a step each": settings(dates, 2, False, "per_rank"),
+        "1 rank, 256 rows a step, by length": settings(dates, 1, True),
+        "2 ranks, 256 rows a step each, by length": settings(dates, 2, True, "per_rank"),
+    }
+    for number, (name, chosen) in enumerate(ways.items()):
+        place, staging = f"{folder}/training-{number}", f"{folder}/staging"
+        with on_cores(chosen.ranks):
+            trained = train_model(
+                spark, sequences, outcomes, contract, MODEL, chosen, place, staging, {}, progress=False
+            )
+        # The first epoch compiles.
+        found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
     return found
 
 
