@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from bench import aggregates, days, events, scoring, sequences, training
+from bench import aggregates, days, events, ingest, scoring, sequences, training
 from bench.days import Days
 from bench.events import Programme
 from bench.measure import Cost, alternate
@@ -115,6 +115,20 @@ class Bench:
         return alternate(
             {**calls, "Tiercast, from events to rollup": lambda: self.rolled_up(self.event_files)}, RUNS, 0
         )
+
+    def ingests(self, rows: int, form: str) -> dict[str, Cost]:
+        """Source rows of a format checked and written, by each engine; the counts are compared first."""
+        source = ingest.write_source(self.folder, rows, form)
+        mine, by_duckdb, by_polars = (self.out(n) for n in ("ingest", "ingest_duckdb", "ingest_polars"))
+        calls: dict[str, Callable[[], dict[str, int]]] = {
+            "Tiercast": lambda: ingest.tiercast(self.spark, source, form, mine),
+            "DuckDB": lambda: ingest.duckdb_checks(source, form, by_duckdb),
+            "Polars": lambda: ingest.polars_checks(source, form, by_polars),
+        }
+        counts = {name: call() for name, call in calls.items()}
+        if any(count != counts["Tiercast"] for count in counts.values()):
+            raise AssertionError(f"the statuses differ: {counts}")
+        return alternate(calls, RUNS, warm=0)
 
     def dates(self) -> dict[str, Cost]:
         """One date, and many in one pass."""
@@ -236,7 +250,7 @@ def made_of(programme: Programme) -> str:
     return f"{programme.events:,} events of {programme.users:,} users over {programme.days} days"
 
 
-def page(bench: Bench, day: Days, users: int, trained: int) -> str:
+def page(bench: Bench, day: Days, rows: int, users: int, trained: int) -> str:
     """The whole document."""
     p = bench.programme
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
@@ -275,6 +289,10 @@ def page(bench: Bench, day: Days, users: int, trained: int) -> str:
             "A date can be scored when the day's rollup stands; scoring counts its commit and report.",
         ),
     ]
+    for form in ("parquet", "csv"):
+        note = "The same checks and repeats; Tiercast also compares with the table and keeps counts. "
+        note += "DuckDB hashes ids once in place of HMAC's two, Polars not at all. Equal counts of each status."
+        parts.append(section(f"Ingest of {rows:,} rows of {form}", bench.ingests(rows, form), "Tiercast", note))
     for name, costs in bench.scores(users).items():
         note = "From parquet, results dropped. Probabilities are equal within 1e-6."
         parts.append(section(f"Scoring with {name}", costs, "Tiercast", note))
@@ -288,6 +306,7 @@ def main() -> None:
     options.add_argument("--users", type=int, default=240_000)
     options.add_argument("--days", type=int, default=91)
     options.add_argument("--history", type=int, default=365, help="days of the history to which one more is added")
+    options.add_argument("--ingested", type=int, default=1_000_000, help="source rows to ingest")
     options.add_argument("--scored", type=int, default=60_000, help="users to score")
     options.add_argument("--trained", type=int, default=24_000, help="users to train on")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
@@ -297,7 +316,7 @@ def main() -> None:
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
     day = Days(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.history), last_days=RUNS)
-    chosen.page.write_text(page(bench, day, chosen.scored, chosen.trained), encoding="utf-8")
+    chosen.page.write_text(page(bench, day, chosen.ingested, chosen.scored, chosen.trained), encoding="utf-8")
     spark.stop()
 
 

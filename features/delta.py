@@ -129,7 +129,7 @@ def commit(
         run_id: identity of the run; kept in the commit.
         seen: the table version on which the run decided to write.
         replace: predicate of the rows that these replace (`replaceWhere`); None appends.
-        notes: kept in the commit beside the run's id; see `last_note`.
+        notes: kept in the commit beside the run's id; see `last_notes`.
 
     Raises:
         ConcurrentWriteError: another writer committed the same rows, or appended, since `seen`.
@@ -167,7 +167,7 @@ def commit_files(
         seen: the table version on which the run decided to write.
         replaced: partitions whose files are removed.
         files: what is added.
-        notes: kept in the commit beside the run's id; see `last_note`.
+        notes: kept in the commit beside the run's id; see `last_notes`.
 
     Raises:
         ConcurrentWriteError: another writer committed one of the dates, added to or replaced, since `seen`.
@@ -235,12 +235,12 @@ def _notes(entry: Mapping[str, object]) -> dict[str, object]:
     return dict(json.loads(str(entry.get("userMetadata") or "{}")))
 
 
-def last_note(uri: str, key: str) -> str | None:
-    """What the newest commit that has a note of this name says, or None."""
+def last_notes(uri: str) -> dict[str, object]:
+    """For each note's name what the newest commit that has one of this name says."""
+    found: dict[str, object] = {}
     for entry in DeltaFiles(uri).history():
-        if key in _notes(entry):
-            return str(_notes(entry)[key])
-    return None
+        found = {**_notes(entry), **found}
+    return found
 
 
 def _lost(table: Table, uri: str, replace: str | None) -> ConcurrentWriteError:

@@ -144,24 +144,32 @@ class UserEvents:
 
 
 def cut_run(run: pa.Table, length: int) -> pa.Table:
-    """A run without the events that `length` later ones of the same user and run follow.
+    """A run without the events that `length` later ones of the same user and run follow, however it is chunked.
 
     Only for runs that are in the total order and lie wholly before or wholly after each as-of date. Users are
-    dictionary-encoded; one whose events lie in several chunks may keep `length` of each.
+    dictionary-encoded.
     """
-    if not any(_repeats(chunk.indices, length) for chunk in run["user_id"].chunks):
+    if run.num_rows <= length:
         return run
-    codes = run["user_id"].combine_chunks().indices
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(codes.to_numpy()) != 0]))
-    ends = np.append(starts[1:], run.num_rows)
-    kept = np.minimum(ends - starts, length)
-    return run.take(pa.array(ranges(ends - kept, kept)))
+    starts = _starts(run["user_id"])
+    counts = np.diff(starts, append=run.num_rows)
+    if counts.max() <= length:
+        return run
+    kept = np.minimum(counts, length)
+    return run.take(pa.array(ranges(starts + counts - kept, kept)))
 
 
-def _repeats(indices: pa.Array, length: int) -> bool:
-    """Whether some value stands more than `length` times in a row."""
-    values = indices.to_numpy()
-    return len(values) > length and bool((values[length:] == values[:-length]).any())
+def _starts(users: pa.ChunkedArray) -> Ints:
+    """Where the rows of each user begin."""
+    found, begin, last = [], 0, None
+    for chunk in users.chunks:
+        if not len(chunk):
+            continue
+        codes, words = chunk.indices.to_numpy(), chunk.dictionary
+        places = np.flatnonzero(np.diff(codes)) + 1 + begin
+        found.append(places if words[int(codes[0])].as_py() == last else np.append(begin, places))
+        begin, last = begin + len(codes), words[int(codes[-1])].as_py()
+    return np.concatenate(found).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

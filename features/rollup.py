@@ -130,8 +130,7 @@ def build(
     if spec.rule.points and files:
         # Points are an SQL expression over any column, which only Spark can evaluate.
         reader = spark.read.schema(delta.read(spark, events_uri).schema).option("basePath", events_uri)
-        found = _with_points(reader.parquet(*(f.uri for f in files)), counts, uri, spec).collect()
-        return [AddedFile.from_json(row["file"]) for row in found]
+        return tasks.collected(_with_points(reader.parquet(*(f.uri for f in files)), counts, uri, spec))
     portions = [(day, users) for day, count in counts.items() for users in table_files.user_ranges(count)]
 
     def work(portion: int) -> Iterator[AddedFile]:
@@ -168,9 +167,9 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
 
     def portion_rows(key: tuple[pa.Scalar, ...], rows: pa.Table) -> pa.Table:
         day = key[0].as_py()
-        return pa.table({"file": [_write(day_rows(rows, spec), uri, day).to_json()]})
+        return pa.table({tasks.FILE: [_write(day_rows(rows, spec), uri, day).to_json()]})
 
-    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, "file string")
+    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, f"{tasks.FILE} string")
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:

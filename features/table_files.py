@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import itertools
 import json
@@ -32,10 +33,11 @@ USER, INPUTS = "user_id", "inputs_id"
 SPREAD = 1 << 16
 """How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
 
-WIDE, NARROW = 50_000, 4_096
+WIDE, NARROW = 8_192, 4_096
 """Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
 
 Bounds = list[tuple[str | None, str | None]]
+_VERSIONS = 32  # of tables whose files are remembered
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
 
@@ -99,11 +101,7 @@ class TableFile:
 
 def active_files(uri: str, at: int) -> list[TableFile]:
     """The files of version `at` of the Delta table at `uri`, by date and name."""
-    from deltalake import DeltaTable
-
-    table = DeltaTable(uri, version=at)
-    (partition,) = table.metadata().partition_columns
-    found = pa.table(table.get_add_actions(flatten=True))
+    partition, found = _log(uri, at)
     unknown = [None] * found.num_rows
     columns = [
         found[name].to_pylist() if name in found.column_names else unknown
@@ -116,6 +114,19 @@ def active_files(uri: str, at: int) -> list[TableFile]:
     return sorted(files, key=lambda f: (f.date, f.uri))
 
 
+@functools.lru_cache(_VERSIONS)
+def _log(uri: str, at: int) -> tuple[str, pa.Table]:
+    """The partition column, and what Delta's log says of each active file.
+
+    A version never changes, and a plan asks for it once per date.
+    """
+    from deltalake import DeltaTable
+
+    table = DeltaTable(uri, version=at)
+    (partition,) = table.metadata().partition_columns
+    return partition, pa.table(table.get_add_actions(flatten=True))
+
+
 def rows_by_date(files: Iterable[TableFile]) -> dict[dt.date, int]:
     """How many rows each date has."""
     found: dict[dt.date, int] = {}
@@ -126,9 +137,7 @@ def rows_by_date(files: Iterable[TableFile]) -> dict[dt.date, int]:
 
 def inputs_at(uri: str, at: int, date: dt.date) -> set[str | None]:
     """The fingerprints of one date's files in version `at`, by their statistics; empty where the date has no file."""
-    from deltalake import DeltaTable
-
-    found = pa.table(DeltaTable(uri, version=at).get_add_actions(flatten=True))
+    _, found = _log(uri, at)
     if f"min.{INPUTS}" not in found.column_names:
         return set()
     of_date = found.filter(pc.equal(found["partition.as_of_date"], pa.scalar(date, pa.date32())))

@@ -10,6 +10,8 @@ from pyspark.sql.types import StructType
 
 from features.table_files import AddedFile
 
+FILE = "file"
+
 
 def rows(
     spark: SparkSession,
@@ -42,8 +44,13 @@ def files(
 ) -> list[AddedFile]:
     """The files that `work` has written for each portion, not yet committed; see `rows`."""
 
-    def lines(portion: int) -> Iterator[pa.RecordBatch]:
+    def written(portion: int) -> Iterator[pa.RecordBatch]:
         for file in work(portion):
-            yield pa.record_batch({"file": [file.to_json()]})
+            yield pa.record_batch({FILE: [file.to_json()]})
 
-    return [AddedFile.from_json(row["file"]) for row in rows(spark, portions, lines, "file string", tasks).collect()]
+    return collected(rows(spark, portions, written, f"{FILE} string", tasks))
+
+
+def collected(written: DataFrame) -> list[AddedFile]:
+    """The files that the rows of a frame of `FILE` name, one each, as JSON."""
+    return [AddedFile.from_json(row[FILE]) for row in written.collect()]

@@ -58,9 +58,9 @@ def _update_user_days(job: Job, record: Run) -> Pinned:
         "built_from": at,
         "rollup": table_files.fingerprint(table.columns, spec.rule.points),
     }
-    same_rollup = delta.last_note(uri, "rollup") == notes["rollup"]
-    before = delta.last_note(uri, "built_from") if same_rollup else None
-    update = rollup.pending(events_uri, pinned.event_files, None if before is None else int(before))
+    stood = delta.last_notes(uri)
+    before = stood.get("built_from") if stood.get("rollup") == notes["rollup"] else None
+    update = rollup.pending(events_uri, pinned.event_files, None if before is None else int(str(before)))
     replaced = update.replaced
     if replaced is None:
         replaced = {f.date for f in table_files.active_files(uri, seen)}

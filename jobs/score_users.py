@@ -14,6 +14,7 @@ from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
 from jobs.scoring import inputs_of_members, members, write_scores
 from training.bundle import Manifest, check_fits, read_manifest
+from training.settings import ScoringSettings
 
 ARGUMENTS = parser(
     "score_users",
@@ -42,11 +43,11 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     delta.ensure(job.spark, uri, table)
     seen = delta.version(job.spark, uri)
     now = inputs_of_members(job, date)
-    if table_files.inputs_at(uri, seen, date) == {_inputs(now, manifest)}:
+    if table_files.inputs_at(uri, seen, date) == {_inputs(now, manifest, settings.scoring)}:
         record.status = "unchanged"
         return
     known, of_sequences = members(job, date, now, record)
-    inputs = _inputs(of_sequences, manifest)
+    inputs = _inputs(of_sequences, manifest, settings.scoring)
     stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
     files = write_scores(job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp)
     record.counts["rows"] = sum(f.rows for f in files)
@@ -57,8 +58,8 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     write_forecast(job, manifest, scores, date)
 
 
-def _inputs(of_sequences: str, manifest: Manifest) -> str:
-    return f"{table_files.fingerprint(of_sequences)}.{table_files.fingerprint(manifest.version)}"
+def _inputs(of_sequences: str, manifest: Manifest, settings: ScoringSettings) -> str:
+    return f"{table_files.fingerprint(of_sequences)}.{table_files.fingerprint(manifest.version, settings.precision)}"
 
 
 def reason(job: Job, date: dt.date, of_sequences: str) -> str | None:
@@ -68,7 +69,7 @@ def reason(job: Job, date: dt.date, of_sequences: str) -> str | None:
     if not delta.exists(job.spark, uri):
         return "missing"
     found = table_files.inputs_at(uri, delta.version(job.spark, uri), date)
-    why = table_files.stale(found, _inputs(of_sequences, manifest))
+    why = table_files.stale(found, _inputs(of_sequences, manifest, job.settings.scoring))
     return "bundle changed" if why == "settings changed" else why
 
 

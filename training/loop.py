@@ -106,6 +106,22 @@ def build_model(model: ModelSettings, contract: Contract, encoding: Encoding) ->
     return model_module(model.name).build(shapes, parameters_class(model.name)(**model.parameters))
 
 
+def in_precision(model: Any, plan: ModelSettings, contract: Contract, encoding: Encoding, precision: str) -> Any:
+    """The same network, with the same weights, computing in another precision than that it was loaded with."""
+    import keras
+
+    if precision == "float32":
+        return model
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(f"mixed_{precision}")
+    try:
+        again = build_model(plan, contract, encoding)
+    finally:
+        keras.config.set_dtype_policy(usual)
+    again.set_weights(model.get_weights())
+    return again
+
+
 def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
     """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
     if step + 1 < warmup_steps:

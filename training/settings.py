@@ -177,3 +177,6 @@ class ScoringSettings(_Strict):
     model_rows: Positive = Field(le=65_536, description="rows of one call of the network")
     padding: float = Field(ge=0, le=0.9, description="largest share of padding in a row that the network sees")
     xla: bool = Field(description="compile the network for each padded width: pays from about a million users on")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what the network computes in; the weights and the probabilities stay float32"
+    )

@@ -197,7 +197,11 @@ def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings
 
         bound_threads(_THREADS_PER_WORKER)
         manifest = bundle.read_manifest(models_uri, version)
-        _loaded[key] = Predictor(bundle.load_model(models_uri, manifest), manifest, settings)
+        from training.loop import in_precision
+
+        model = bundle.load_model(models_uri, manifest)
+        model = in_precision(model, manifest.model, manifest.contract, manifest.encoding, settings.precision)
+        _loaded[key] = Predictor(model, manifest, settings)
     return _loaded[key]
 
 

@@ -186,13 +186,13 @@ def test_bad_input_two_appends_at_the_same_moment_one_commits_and_one_says_so(sp
 
 
 def test_notes_are_those_of_the_newest_commit_that_has_one(spark: SparkSession, uri: str) -> None:
-    assert delta.last_note(uri, "built_from") is None
+    assert "built_from" not in delta.last_notes(uri)
     rows = outcomes(spark, 1).withColumn("inputs_id", f.lit("i"))
     delta.commit(rows, uri, tables.OUTCOMES, "a", 0, notes={"built_from": 7})
     delta.commit(rows, uri, tables.OUTCOMES, "b", 1, notes={"built_from": 8, "colour": "red"})
     delta.commit(rows, uri, tables.OUTCOMES, "c", 2)
-    assert (delta.last_note(uri, "built_from"), delta.last_note(uri, "colour")) == ("8", "red")
-    assert delta.last_note(uri, "none") is None
+    found = delta.last_notes(uri)
+    assert (found["built_from"], found["colour"]) == (8, "red")
 
 
 def test_inputs_follow_the_files_before_a_date_and_nothing_later(spark: SparkSession, uri: str) -> None:

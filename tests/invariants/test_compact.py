@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime as dt
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,7 @@ def check_equal(store: Store, other: Store, *dates: dt.date) -> None:
             assert store.rows(table, date) == other.rows(table, date) != []
 
 
-def test_invariant_10_days_with_snapshots_between_equal_a_rebuild(spark: SparkSession, tmp_path: Path) -> None:
+def test_invariant_2_days_with_snapshots_between_equal_a_rebuild(spark: SparkSession, tmp_path: Path) -> None:
     """Events come in three parts in any order, late and twice; each snapshot but the first is made from one before."""
     rows, chance = some_events(21), random.Random(21)
     rows += [event(900 + n, "member-1", MIDNIGHT - dt.timedelta(days=900 + n)) for n in range(3)]  # years late
@@ -205,3 +208,35 @@ def test_what_came_late_is_added_beside_the_days_that_stand(spark: SparkSession,
     after = passes.update_user_days(job).day_files
     assert set(before) < set(after)
     assert sum(f.rows for f in after) == sum(f.rows for f in before) + 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own for the sequences, of one megabyte."""
+    place = tmp_path / "store" / "tables" / SEQUENCES
+    place.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system can only be mounted by root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_bad_input_a_disk_that_is_full_in_a_task(spark: SparkSession, tmp_path: Path, small_disk: Path) -> None:
+    store = store_at(spark, tmp_path)
+    store.ingest(some_events(28))
+    store.build(EARLY)
+    before = store.rows(SEQUENCES, EARLY)
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while file.write(bytes(4096)):
+            file.flush()
+    with pytest.raises((StorageError, PySparkException)) as caught:
+        store.build(AS_OF)
+    told = failure_in_words(caught.value)
+    assert isinstance(told, StorageError)
+    assert "No space left" in str(told)
+    assert store.rows(SEQUENCES) == before != []
+    filler.unlink()
+    store.build(AS_OF)
+    assert store.rows(SEQUENCES, AS_OF) != []

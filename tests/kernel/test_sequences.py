@@ -196,6 +196,15 @@ def test_invariant_6_runs_cut_before_merging_give_the_same(events: list[Event], 
     assert ref.sequence_rows(pa.concat_tables(cut), days, D, spec).equals(once)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_invariant_6_a_run_is_cut_the_same_however_it_is_chunked(chunk: int) -> None:
+    """Ids of ties are read a second time, without the other columns, and must fall on the same rows."""
+    users = ["ann"] * 3 + ["bob"] * 4 + ["cy"]
+    run = encoded(ref.events_table([event(u, f"{n}", -9, us=n) for n, u in enumerate(users)]))
+    parts = [encoded(run.slice(k, chunk).cast(ref.EVENT_SCHEMA)) for k in range(0, len(users), chunk)]
+    assert cut_run(pa.concat_tables(parts), 3)["event_id"].to_pylist() == ["0", "1", "2", "4", "5", "6", "7"]
+
+
 def test_invariant_6_a_user_of_100000_events_in_one_day_beside_a_small_one() -> None:
     n, start = 100_000, ref.midnight(D) - DAY_US
     times = [start + i * 800_000 for i in range(n)]

@@ -105,6 +105,13 @@ def scores(spark: SparkSession, models: str, manifest: Manifest) -> DataFrame:
     return score(spark, _members(SEQUENCES, 2), manifest, models, SCORING).cache()
 
 
+def test_half_precision_changes_probabilities_little(models: str, manifest: Manifest) -> None:
+    half = SCORING.model_copy(update={"precision": "bfloat16"})
+    exact, found = (predictor_of_worker(models, manifest.version, s)(SEQUENCES) for s in (SCORING, half))
+    assert 0 < np.abs(found - exact).max() < 0.03
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+
+
 def test_columns(scores: DataFrame) -> None:
     assert [c.name for c in tables.scores(TIERS).fields if c.name not in ("scored_at", "inputs_id")] == scores.columns
 
