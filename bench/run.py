@@ -165,7 +165,8 @@ class Bench:
         """Scoring by each network: the job's way, the bare network on ready tensors, and what users write first."""
         as_of, models, contract = self.programme.as_of, self.out("models"), self.spec.contract
         files = scoring.sampled(self._pass([as_of]), users, sequences.emptied(self.out("users")), as_of)
-        members = Members.stored(files, as_of, contract, scoring.SETTINGS.rows_per_range)
+        at_once = self.spark.sparkContext.defaultParallelism
+        members = Members.stored(files, as_of, contract, scoring.SETTINGS.rows_per_range, at_once)
         frame = self.spark.read.parquet(self.out("users"))
         ready = frame.select(*scoring.required_columns(contract)).toArrow().cast(scoring.input_schema(contract))
         shutil.rmtree(models, ignore_errors=True)

@@ -44,7 +44,7 @@ from training.tensors import (
     to_tensors,
 )
 
-SETTINGS = ScoringSettings(model_version="latest", rows_per_range=32_768, model_rows=512, padding=0.15, xla=False)
+SETTINGS = ScoringSettings(model_version="latest", rows_per_range=65_536, model_rows=512, padding=0.15, xla=False)
 TENSORS = ("channels", "codes", "mask", "aggregates", "tier")
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}

@@ -242,7 +242,7 @@ def _bounds(metadata: pq.FileMetaData) -> Bounds:
     return bounds
 
 
-_footers = _Footers(files=20_000, columns_of_groups=100_000)
+_footers = _Footers(files=20_000, columns_of_groups=200_000)
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:

@@ -41,7 +41,9 @@ class Members:
     count: int | None = None
 
     @classmethod
-    def stored(cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int) -> Members:
+    def stored(
+        cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int, tasks_at_once: int
+    ) -> Members:
         """Those of the active files of one as-of date of `sequences`."""
         columns = [*_STANDING, *(c for c in contract.input_columns if c not in _STANDING)]
         inside = [array_column(c) for c in contract.categorical]
@@ -56,7 +58,8 @@ class Members:
             rows = pa.concat_tables(found) if found else _no_members(contract).select(columns)
             return rows.append_column(AS_OF, pa.repeat(pa.scalar(as_of, pa.date32()), rows.num_rows))
 
-        return cls(as_of, table_files.user_ranges(table_files.ranges_needed(count, rows_per_range)), rows_of, count)
+        ranges = table_files.user_ranges(table_files.ranges_needed(count, rows_per_range, tasks_at_once))
+        return cls(as_of, ranges, rows_of, count)
 
     @classmethod
     def built(cls, work: Pass, ranges: Sequence[UserRange]) -> Members:
@@ -142,7 +145,8 @@ def members(job: Job, date: dt.date, inputs: str, record: Run) -> tuple[Members,
         if table_files.inputs_at(uri, seen, date) == {inputs}:
             record.versions = {SEQUENCES: seen}
             files = [f for f in table_files.active_files(uri, seen) if f.date == date]
-            return Members.stored(files, date, settings.contract, settings.scoring.rows_per_range), inputs
+            at_once = job.spark.sparkContext.defaultParallelism
+            return Members.stored(files, date, settings.contract, settings.scoring.rows_per_range, at_once), inputs
     pinned = passes.update_user_days(job)  # the events may be newer than a moment ago
     passes.check(job, pinned, SEQUENCES, date)
     record.versions, inputs = dict(pinned.versions), passes.inputs_of(job, pinned, SEQUENCES, date)

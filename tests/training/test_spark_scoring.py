@@ -157,7 +157,7 @@ def test_stored_rows_score_as_they_did_before_they_were_written(
         ids = part["user_id"]
         place = f"{tmp_path}/sequences/{added.path}"
         files.append(TableFile(place, DATE, part.num_rows, ids[0].as_py(), ids[-1].as_py()))
-    members = Members.stored(files, DATE, CONTRACT, 40)
+    members = Members.stored(files, DATE, CONTRACT, 40, 1)
     assert (members.count, len(members.ranges)) == (130, 4)
     found = score(spark, members, manifest, models, SCORING)
     columns = [c for c in found.columns if c != "as_of_date"]
