@@ -221,14 +221,12 @@ class _Footers:
         if uri not in self._kept:
             with places.opened(uri) as source:
                 metadata = pq.read_metadata(source)
+            if len(self._kept) >= self._files:
+                return metadata, _bounds(metadata)
             size = metadata.num_row_groups * metadata.num_columns
-            kept = metadata if size <= self._room else None
-            if kept is not None:
-                self._room -= size
-            if len(self._kept) < self._files:
-                self._kept[uri] = kept, _bounds(metadata)
-            else:
-                return None, _bounds(metadata)
+            fits = size <= self._room
+            self._room -= size if fits else 0
+            self._kept[uri] = metadata if fits else None, _bounds(metadata)
         return self._kept[uri]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 from pyspark.sql import types as t
@@ -145,6 +145,13 @@ _STANDING = (
 )
 
 
+def _channels(contract: Contract) -> Iterator[t.StructField]:
+    """The arrays of the contract's channels."""
+    for kind, channels in ((t.FloatType(), contract.numeric), (t.StringType(), contract.categorical)):
+        for c in channels:
+            yield field(array_column(c), t.ArrayType(kind), f"{c} of each event, null where it has none")
+
+
 def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
     """A user at an as-of date: last events as parallel arrays, window aggregates, standing."""
     tier, *others = _STANDING
@@ -162,14 +169,7 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
             field("current_tier_rank", t.IntegerType(), "rank of the current tier, 0 for the lowest"),
             *others,
             field(AGE, t.ArrayType(t.LongType()), "whole seconds from each event to the as-of instant"),
-            *(
-                field(array_column(c), t.ArrayType(t.FloatType()), f"{c} of each event, null where it has none")
-                for c in contract.numeric
-            ),
-            *(
-                field(array_column(c), t.ArrayType(t.StringType()), f"{c} of each event, null where it has none")
-                for c in contract.categorical
-            ),
+            *_channels(contract),
             *(field(name, t.DoubleType(), comment) for name, comment in aggregates.items()),
             _AS_OF,
         ),
@@ -187,14 +187,7 @@ def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]
             field("inputs_id", t.StringType(), "versions of events and user_days that the row was made from"),
             *(field(name, t.LongType(), f"{_words(name)}, exact, in micro-units where money") for name in figures),
             field(EVENT_TIMES, t.ArrayType(t.LongType()), "time of each of the last events, microseconds since 1970"),
-            *(
-                field(array_column(c), t.ArrayType(t.FloatType()), f"{c} of each event, null where it has none")
-                for c in contract.numeric
-            ),
-            *(
-                field(array_column(c), t.ArrayType(t.StringType()), f"{c} of each event, null where it has none")
-                for c in contract.categorical
-            ),
+            *_channels(contract),
             field(DAYS, t.ArrayType(t.IntegerType()), "every day with events, days since 1970"),
             *(field(day_column(c), t.ArrayType(t.LongType()), f"{_words(c)} of each day") for c in of_days),
             _AS_OF,

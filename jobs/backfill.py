@@ -130,7 +130,7 @@ def _reconcile(job: Job, record: Run, date: dt.date, kinds: Sequence[str]) -> No
     for kind in kinds:
         uri = job.uri(kind)
         files = table_files.active_files(uri, delta.version(job.spark, uri))
-        record.counts[kind] = sum(f.rows for f in files if f.date == date)
+        record.counts[kind] = table_files.rows_by_date(files).get(date, 0)
     for kind, rows in record.counts.items():
         reconcile(f"{kind} as of {date}", record.counts[kinds[0]], rows)
 

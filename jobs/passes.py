@@ -137,6 +137,8 @@ def write(
             if planned.reason is not None:
                 check(job, pinned, kind, date)
                 missing.append(planned)
+    if not missing:
+        return
     size = dates_per_pass or job.settings.sequence.dates_per_pass
     for group in _groups(missing, standing_snapshot(job, pinned), size):
         _write_pass(job, pinned, group, failed)
