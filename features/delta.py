@@ -157,6 +157,7 @@ def commit_files(
     replaced: Collection[dt.date],
     files: Sequence[AddedFile],
     notes: Mapping[str, int | str] | None = None,
+    alone: bool = False,
 ) -> int:
     """Commit files that tasks have written: of the dates `replaced` in place of what stands, of others beside it.
 
@@ -168,6 +169,7 @@ def commit_files(
         replaced: partitions whose files are removed.
         files: what is added.
         notes: kept in the commit beside the run's id; see `last_notes`.
+        alone: a commit of any date since `seen` is a conflict, because what is added depends on all that stands.
 
     Raises:
         ConcurrentWriteError: another writer committed one of the dates, added to or replaced, since `seen`.
@@ -176,13 +178,14 @@ def commit_files(
     (partition,), gone = table.partitioned_by, {d.isoformat() for d in replaced}
     wanted = gone | {f.partition[partition] for f in files}
     added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files]
-    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, wanted)
+    watched = None if alone else wanted
+    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, watched)
     note = json.dumps({"run_id": run_id, **(notes or {})})
     scope = date_is(partition, dt.date.fromisoformat(*wanted)) if len(wanted) == 1 else f"{len(wanted)} dates"
     with storage_errors(f"write table {table.name} at {uri}"):
         for _ in range(_RETRIES):
             newest = DeltaFiles(uri)
-            if _files_of(newest, partition, wanted) != planned_on:
+            if _files_of(newest, partition, watched) != planned_on:
                 raise _lost(table, uri, scope)
             removed = [
                 RemoveAction(path, True, now_millis(), size=size, partition_values={partition: date})
@@ -207,11 +210,11 @@ def commit_files(
     raise _lost(table, uri, scope)
 
 
-def _files_of(table: DeltaFiles, partition: str, dates: set[str]) -> set[tuple[str, str, int]]:
-    """Path, date and size of the files of some dates."""
+def _files_of(table: DeltaFiles, partition: str, dates: set[str] | None) -> set[tuple[str, str, int]]:
+    """Path, date and size of the files of some dates, or of all."""
     found = pa.table(table.get_add_actions(flatten=True)).select(["path", f"partition.{partition}", "size_bytes"])
     rows = zip(*(c.to_pylist() for c in found.columns), strict=True)
-    return {(path, str(date), size) for path, date, size in rows if str(date) in dates}
+    return {(path, str(date), size) for path, date, size in rows if dates is None or str(date) in dates}
 
 
 def append(uri: str, table: Table, rows: Sequence[Mapping[str, object]]) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
 from features import tables
 from features.pseudonyms import encrypted, pseudonym, with_key, without_key
+from features.repeats import ACCEPTED, DUPLICATE, REJECTED
 from features.settings import Events, Source
 from features.source import SourceRows
+from features.table_files import TableFile
 
-ACCEPTED, REJECTED, DUPLICATE = "accepted", "rejected", "duplicate"
-CONFLICT = "conflicting_event_id"
+REFUSED = ["reasons", "user_id", "event_id", "original", "ingested_at"]
+"""What is kept of a refused row."""
+
 MALFORMED_LINE = "malformed_line"
 _BLANK = " \t\r\n"
 # A cast alone takes more than people mean: 12d and 0x1p3 as numbers, 10:30 as a time of the day on which it is read.
@@ -56,16 +59,13 @@ def check(spark: SparkSession, rows: DataFrame, spec: IngestSpec, key: bytes, no
     return _prepared(checked.withColumn("original", _original(rows.columns)), spec, now)
 
 
-def near(known: DataFrame, checked: DataFrame, days: int) -> DataFrame:
-    """The known events among which repeats are looked for: of the rows' own dates, and of `days` before the newest.
+def near(known: Sequence[TableFile], dates: Set[dt.date], days: int) -> list[TableFile]:
+    """The files of known events among which repeats are looked for: of the rows' `dates`, and `days` before the newest.
 
-    An equal repeat has the date of the first, so all of them are found. The rows' dates are read once.
+    An equal repeat has the date of the first, so all of them are found.
     """
-    dates = [
-        row["event_date"] for row in checked.where("event_date IS NOT NULL").select("event_date").distinct().collect()
-    ]
-    newest = max(dates, default=dt.date.min + dt.timedelta(days=days))
-    return known.where(f.col("event_date").isin(dates) | (f.col("event_date") >= newest - dt.timedelta(days=days)))
+    since = max(dates, default=dt.date.max) - dt.timedelta(days=days)
+    return [file for file in known if file.date in dates or file.date >= since]
 
 
 def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
@@ -147,31 +147,6 @@ def _prepared(rows: DataFrame, spec: IngestSpec, now: dt.datetime) -> DataFrame:
     return prepared.withColumn("content_hash", f.xxhash64(*content))
 
 
-def classify(rows: DataFrame, known: DataFrame) -> DataFrame:
-    """The rows of `check` with a `status`: the first of an id is accepted, equal ones are duplicates, others conflict.
-
-    `known` are the events in the table, or those among which repeats are looked for. Within one batch the smallest
-    hash is the first, so that the order of the input does not matter. Rows with other reasons take no part: a broken
-    repeat of a good row must not shadow it.
-    """
-    valid = f.size("reasons") == 0
-    same_id = Window.partitionBy("event_id", valid).orderBy("content_hash", "original")
-    known = known.select(f.col("event_id"), f.col("content_hash").alias("_known_hash"))
-    rows = (
-        rows.join(known, "event_id", "left")
-        .withColumn("_first_hash", f.coalesce("_known_hash", f.first("content_hash").over(same_id)))
-        .withColumn("_place", f.row_number().over(same_id))
-    )
-    repeat = valid & (f.col("_known_hash").isNotNull() | (f.col("_place") > 1))
-    conflict = repeat & (f.col("content_hash") != f.col("_first_hash"))
-    reasons = f.when(conflict, f.array(f.lit(CONFLICT))).otherwise(f.col("reasons"))
-    return (
-        rows.withColumn("reasons", reasons)
-        .withColumn("status", f.when(f.size("reasons") > 0, REJECTED).when(repeat, DUPLICATE).otherwise(ACCEPTED))
-        .drop("_known_hash", "_first_hash", "_place")
-    )
-
-
 def refused_lines(spark: SparkSession, malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFrame:
     """Malformed source lines as rows of `events_rejected`, encrypted because nobody knows where the id stands."""
     rows = with_key(spark, malformed, key)
@@ -188,35 +163,56 @@ def refused_lines(spark: SparkSession, malformed: DataFrame, key: bytes, now: dt
     ).drop("line")
 
 
-def rejections(classified: DataFrame, lines: DataFrame) -> DataFrame:
+def rejections(refused: DataFrame, lines: DataFrame) -> DataFrame:
     """All refused rows as rows of `events_rejected`.
 
     A row's identity is its content and how many times the same content came before it: rows that are equal are all
     kept, and the same input read again yields the same identities.
+
+    Args:
+        refused: columns of `REFUSED`.
+        lines: of `refused_lines`.
     """
-    columns = ["source", "reasons", "user_id", "event_id", "original", "ingested_at", "_content"]
-    refused = classified.where(f.col("status") == REJECTED).withColumns(
-        {"source": f.lit("query"), "_content": f.col("original")}
-    )
-    together = refused.select(columns).unionByName(lines.select(columns))
+    columns = ["source", *REFUSED, "_content"]
+    rows = refused.withColumns({"source": f.lit("query"), "_content": f.col("original")})
+    together = rows.select(columns).unionByName(lines.select(columns))
     nth = f.row_number().over(Window.partitionBy("source", "_content").orderBy("reasons"))
     identity = f.sha2(f.concat_ws("|", "source", f.array_join("reasons", ","), "_content", nth.cast("string")), 256)
     return together.withColumn("rejection_id", f.substring(identity, 1, 32)).drop("_content")
 
 
-def count_statuses(classified: DataFrame, lines: DataFrame) -> Mapping[str, int]:
+Counts = Mapping[tuple[str, str | None, dt.date | None], int]
+"""Rows by status, type and date, see `features.repeats.counts`."""
+
+
+def by_status(counts: Counts, lines: int) -> dict[str, int]:
     """Rows by status; malformed lines are rejected rows. Always has all three statuses."""
-    counts = dict.fromkeys((ACCEPTED, REJECTED, DUPLICATE), 0)
-    counts.update({row["status"]: row["count"] for row in classified.groupBy("status").count().collect()})
-    counts[REJECTED] += lines.count()
-    return counts
+    found = dict.fromkeys((ACCEPTED, REJECTED, DUPLICATE), 0)
+    for (status, _, _), rows in counts.items():
+        if status in found:
+            found[status] += rows
+    found[REJECTED] += lines
+    return found
 
 
-def count_rows(source: SourceRows, classified: DataFrame, lines: DataFrame) -> dict[str, int]:
-    """Rows of the query and malformed lines (`rows_read`), accepted events by type, and rows of each source table."""
-    accepted = classified.where(f.col("status") == ACCEPTED).groupBy("event_type").count().collect()
-    return {
-        "rows_read": classified.count() + lines.count(),
-        **{f"accepted.{row['event_type']}": row["count"] for row in accepted},
-        **{f"source.{name}": rows.count() for name, rows in source.tables.items()},
-    }
+def by_date(counts: Counts) -> dict[dt.date, int]:
+    """Accepted events by date."""
+    found: dict[dt.date, int] = {}
+    for (_, _, day), rows in counts.items():
+        if day is not None:
+            found[day] = found.get(day, 0) + rows
+    return found
+
+
+def by_type(counts: Counts) -> dict[str, int]:
+    """Accepted events by type, named `accepted.TYPE`."""
+    found: dict[str, int] = {}
+    for (_, kind, _), rows in counts.items():
+        if kind is not None:
+            found[f"accepted.{kind}"] = found.get(f"accepted.{kind}", 0) + rows
+    return found
+
+
+def by_source(source: SourceRows) -> dict[str, int]:
+    """Rows of each source table, named `source.TABLE`."""
+    return {f"source.{name}": rows.count() for name, rows in source.tables.items()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
 from features.errors import QualityGateError
-from features.ingest import ACCEPTED, DUPLICATE, REJECTED
+from features.repeats import ACCEPTED, DUPLICATE, REJECTED
 from features.settings import Quality
 
 _SAMPLES = 3
@@ -19,24 +19,25 @@ _SAMPLES = 3
 def check_gates(
     counts: Mapping[str, int],
     rejected: DataFrame,
-    day_counts: Mapping[dt.date, int],
-    new_days: set[dt.date],
+    known_days: Mapping[dt.date, int],
+    new_days: Mapping[dt.date, int],
     gates: Quality,
     now: dt.datetime,
 ) -> None:
     """Raise if a gate is shut.
 
     Args:
-        counts: rows by status, see `features.ingest.count_statuses`.
+        counts: rows by status, see `features.ingest.by_status`.
         rejected: rows of `events_rejected` of this batch.
-        day_counts: accepted events per UTC date, those of the table and of this batch together.
-        new_days: the dates to which this batch adds.
+        known_days: events per UTC date that stand in the table.
+        new_days: accepted events per UTC date of this batch.
         gates: settings; a gate without a value is open.
         now: the run's clock, aware.
 
     Raises:
         QualityGateError: which gates are shut, the refused rows counted by reason, and three samples of each reason.
     """
+    day_counts = {d: known_days.get(d, 0) + new_days.get(d, 0) for d in {*known_days, *new_days}}
     problems = [
         *_nothing_left(counts),
         *_share_problems(counts, gates),
@@ -66,7 +67,7 @@ def _share_problems(counts: Mapping[str, int], gates: Quality) -> list[str]:
     ]
 
 
-def _day_problems(day_counts: Mapping[dt.date, int], new_days: set[dt.date], gates: Quality) -> list[str]:
+def _day_problems(day_counts: Mapping[dt.date, int], new_days: Collection[dt.date], gates: Quality) -> list[str]:
     if gates.day_rows_against_median is None or not day_counts:
         return []
     low, high = gates.day_rows_against_median
@@ -115,12 +116,3 @@ def _reason_lines(rejected: DataFrame) -> list[str]:
         lines.append(f"  refused as {row['reason']}: {row['n']}")
         lines += [f"      {sample}" for sample in row["samples"]]
     return lines
-
-
-def day_counts(known: Mapping[dt.date, int], classified: DataFrame) -> tuple[dict[dt.date, int], set[dt.date]]:
-    """Accepted events per UTC date, table and batch together, and the dates to which the batch adds."""
-    new = classified.where(f.col("status") == ACCEPTED).groupBy("event_date").count().collect()
-    days = dict(known)
-    for row in new:
-        days[row["event_date"]] = days.get(row["event_date"], 0) + row["count"]
-    return days, {row["event_date"] for row in new}

@@ -187,6 +187,16 @@ def read_range(
             return _in_range(_read(file.uri, source, users, columns, words, ()), users)
 
 
+def read_file(file: TableFile, columns: Sequence[str]) -> pa.Table:
+    """All rows of a file, some columns of them.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    with _damaged(file.uri), places.opened(file.uri) as source:
+        return _with_known_types(pq.ParquetFile(source).read(list(columns), use_threads=False))
+
+
 def _read(
     uri: str,
     source: pa.NativeFile,

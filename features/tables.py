@@ -30,6 +30,10 @@ class Table:
         """The fields as a Spark schema."""
         return t.StructType(list(self.fields))
 
+    def part(self, names: Sequence[str]) -> t.StructType:
+        """Some of the fields as a Spark schema."""
+        return t.StructType([self.schema[name] for name in names])
+
     @property
     def arrow_schema(self) -> pa.Schema:
         """The fields as an Arrow schema, as the files hold them."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pyspark import StorageLevel
 
-from features import delta, ingest, quality, table_files, tables
+from features import delta, ingest, quality, repeats, table_files, tables
 from features.errors import ReconciliationError, SourceError
 from features.pseudonyms import check_key, key_check, key_from_environment
 from features.session import scratch
@@ -51,37 +51,39 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     check_key(key, delta.table_property(spark, events_uri, "tiercast.key_check"), events_uri)
     seen, seen_rejected = delta.version(spark, events_uri), delta.version(spark, rejected_uri)
 
-    known, within = delta.read(spark, events_uri, seen), spec.events.repeats_within_days
-    checked = ingest.check(spark, source.events, spec, key, record.now)
-    if within is not None:
-        checked = checked.persist(StorageLevel.DISK_ONLY)
-        with source_errors("the source"):
-            known = ingest.near(known, checked, within)
-    classified = ingest.classify(checked, known).persist(StorageLevel.DISK_ONLY)
-    lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
+    known, within = table_files.active_files(events_uri, seen), spec.events.repeats_within_days
+    pieces = repeats.cut(ingest.check(spark, source.events, spec, key, record.now))
     with source_errors("the source"):  # the first time that its rows are read
-        counts = ingest.count_statuses(classified, lines)
-    record.counts = {**counts, **ingest.count_rows(source, classified, lines)}
-    if not record.counts["rows_read"]:
+        if within is not None:
+            pieces = pieces.persist(StorageLevel.DISK_ONLY)
+            known = ingest.near(known, repeats.dates(pieces), within)
+        settled = repeats.settled(spark, pieces, known).persist(StorageLevel.DISK_ONLY)
+        counts = repeats.counts(settled)
+    lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
+    by_source, malformed = ingest.by_source(source), lines.count()
+    by_status, new_days = ingest.by_status(counts, malformed), ingest.by_date(counts)
+    read = counts.get((repeats.READ, None, None), 0) + malformed
+    record.counts = {**by_status, "rows_read": read, **ingest.by_type(counts), **by_source}
+    if not read:
         raise SourceError("the source has no rows" + (f" from {since} to {until}" if since or until else ""))
-    if sum(counts.values()) != record.counts["rows_read"]:
+    if sum(by_status.values()) != read:
         raise ReconciliationError(f"accepted + rejected + duplicates are not the rows read: {record.counts}")
 
-    rejected = ingest.rejections(classified, lines)
+    refused = repeats.refused(settled, tables.EVENTS_REJECTED.part(ingest.REFUSED))
+    rejected = ingest.rejections(refused, lines)
     fresh = rejected.join(delta.read(spark, rejected_uri).select("rejection_id"), "rejection_id", "left_anti")
-    if counts[ingest.REJECTED] and not fresh.isEmpty():
+    if by_status[repeats.REJECTED] and not fresh.isEmpty():
         record.versions["events_rejected"] = delta.commit(
             fresh, rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected
         )
-    days = table_files.rows_by_date(table_files.active_files(events_uri, seen))
-    quality.check_gates(counts, rejected, *quality.day_counts(days, classified), job.settings.quality, record.now)
+    known_days = table_files.rows_by_date(table_files.active_files(events_uri, seen))
+    quality.check_gates(by_status, rejected, known_days, new_days, job.settings.quality, record.now)
     record.versions["events"] = seen
-    if not counts[ingest.ACCEPTED]:
+    if not new_days:
         record.status = "unchanged"
         return
-    accepted = classified.where(f"status = '{ingest.ACCEPTED}'").repartition("event_date")
-    accepted = accepted.sortWithinPartitions("event_date", *tables.EVENT_ORDER.split(", "))
-    record.versions["events"] = delta.commit(accepted, events_uri, spec.table, record.id, seen)
+    files = repeats.write(settled, events_uri, new_days, job.settings.sequence.rows_per_range)
+    record.versions["events"] = delta.commit_files(events_uri, spec.table, record.id, seen, [], files, alone=True)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

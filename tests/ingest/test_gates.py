@@ -40,8 +40,10 @@ def gates(
     """What the gates say, or nothing where they are open."""
     counts = {"accepted": accepted, "rejected": rejected, "duplicate": duplicate}
     days = {TODAY: accepted} if days is None else days
+    added = {d: n for d, n in days.items() if new is None or d in new}
+    stands = {d: n for d, n in days.items() if d not in added}
     try:
-        check_gates(counts, refused, days, set(days) if new is None else new, Quality(median_days=7, **settings), NOW)
+        check_gates(counts, refused, stands, added, Quality(median_days=7, **settings), NOW)
     except QualityGateError as error:
         return str(error)
     return ""

@@ -13,8 +13,9 @@ from pyspark.sql import functions as f
 
 from features import delta
 from features.errors import PseudonymKeyError
-from features.ingest import check, classify, refused_lines
+from features.ingest import check, refused_lines
 from features.pseudonyms import digest, key_check, line_key, pseudonym, with_key, without_key
+from features.repeats import cut, settled
 from tests.end_to_end.programme import KEY
 from tests.ingest.builders import NOW, VARIABLE, ingest, of_rows, row, stored
 
@@ -60,9 +61,10 @@ def test_bad_input_the_key_stands_in_no_plan(spark: SparkSession, tmp_path: Path
         "SELECT 'e' event_id, 'm' user_id, '2024-05-01' event_time, 'visit' event_type, NULL amount, '2' items, "
         "'shop' channel"
     )
-    known = spark.createDataFrame([], "event_id STRING, content_hash LONG")
     lines = spark.createDataFrame([("rows", "broken")], "source STRING, line STRING")
-    shown = plans(classify(check(spark, rows, spec, key, NOW), known)) + plans(refused_lines(spark, lines, key, NOW))
+    shown = plans(settled(spark, cut(check(spark, rows, spec, key, NOW)), [])) + plans(
+        refused_lines(spark, lines, key, NOW)
+    )
     assert "sha2" in shown
     block = key.ljust(64, b"\0")
     secrets = [key, bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block), line_key(key)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from features import delta
-from features.ingest import check, classify
+from features.ingest import by_status, check
+from features.repeats import counts, cut, settled
+from features.table_files import active_files
 from jobs.settings import Settings
 from tests.end_to_end.programme import KEY
 from tests.ingest.builders import NOW, Row, ingest, names, of_rows, pseudonym, reconciles, row
@@ -98,9 +101,8 @@ def test_bad_input_conflict_of_nulls_in_other_places(spark: SparkSession, tmp_pa
         "SELECT 'e' event_id, 'm' user_id, '2024-05-01' event_time, 'visit' event_type, NULL amount, '2' items, "
         "'shop' channel, one, two FROM VALUES ('a', NULL), (NULL, 'a') AS t(one, two)"
     )
-    known = spark.createDataFrame([], "event_id STRING, content_hash LONG")
-    found = classify(check(spark, rows, spec, KEY.encode(), NOW), known)
-    assert sorted(r["status"] for r in found.select("status").collect()) == ["accepted", "rejected"]
+    found = by_status(counts(settled(spark, cut(check(spark, rows, spec, KEY.encode(), NOW)), [])), 0)
+    assert found == {"accepted": 1, "rejected": 1, "duplicate": 0}
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
@@ -131,3 +133,16 @@ def test_bad_input_one_day_alone(spark: SparkSession, tmp_path: Path, form: str)
     rest = ingest(spark, chosen)
     assert rest.run.counts["duplicate"] == 2
     assert names(rest.accepted) == {pseudonym(n) for n in times}
+
+
+def test_a_large_date_is_written_as_files_of_ranges_of_users(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [row(f"e{n}", who=f"m{n % 40}", at=f"2024-05-0{1 + n % 2}T10:00:{n % 60:02d}Z") for n in range(300)]
+    chosen = of_rows(tmp_path, [*rows, *rows[::7], row("e1", paid="7")], sequence={"rows_per_range": 60})
+    found = ingest(spark, chosen)
+    assert (len(found.accepted), found.run.counts["duplicate"]) == (300, 43)
+    assert found.reasons("e1") in ([], CONFLICT)  # of two contents the smaller hash is the event
+    assert reconciles(found.run)
+    files = active_files(chosen.storage.table("events"), delta.version(spark, chosen.storage.table("events")))
+    assert [sum(f.date == day for f in files) for day in (dt.date(2024, 5, 1), dt.date(2024, 5, 2))] == [3, 3]
+    assert all(b.first > a.last for a, b in itertools.pairwise(sorted(files[:3], key=lambda f: f.first or "")))
+    assert sum(f.rows for f in files) == 300
