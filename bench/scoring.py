@@ -28,6 +28,7 @@ from features.totals import AggregateSpec
 from jobs.scoring import Members, score
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
+from training.calibration import Calibration
 from training.loop import build_model, tensor_width
 from training.settings import ModelSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
@@ -79,6 +80,7 @@ def bundle_of(models: str, name: str, contract: Contract, rows: pa.Table) -> Man
         libraries={},
         created_at="",
         files={},
+        calibration=Calibration.none(len(contract.tiers)),
     )
     keras.utils.set_random_seed(1)
     path = f"{models}/{name}.keras"

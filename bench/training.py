@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from bench.scoring import QUIET
+from bench.scoring import QUIET, SETTINGS
 from features.contract import Contract
 from training import spark_examples
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, EncodedRows, TensorMaker, training_batches
 from training.loop import Plan, build_model, compiled_steps
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import CalibrationSettings, GateSettings, ModelSettings, TrainingSettings
 from training.spark_training import train_model
+from training.spark_verdict import Judging
 from training.tensors import Tensors
 
 MODEL = ModelSettings(name="hybrid")
@@ -46,6 +47,7 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind
         learning_rate=0.002,
         warmup_epochs=1,
         weight_decay=0.01,
+        average_decay=0.0,
         patience=4,
         auxiliary_weight=0.1,
         mixed_precision=False,
@@ -68,6 +70,14 @@ def outcomes_of(sequences: DataFrame) -> DataFrame:
     return sequences.select("user_id", "as_of_date", "inputs_id", rank.alias(OUTCOME_RANK), value.alias(OUTCOME_VALUE))
 
 
+JUDGING = Judging(
+    CalibrationSettings(method="none", least_rows=1),
+    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1),
+    SETTINGS,
+    max_rows=1000,
+)
+
+
 def ranks_speed(
     spark: SparkSession, sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str
 ) -> dict[str, float]:
@@ -84,7 +94,7 @@ def ranks_speed(
         place, staging = f"{folder}/training-{number}", f"{folder}/staging"
         with on_cores(chosen.ranks):
             trained = train_model(
-                spark, sequences, outcomes, contract, MODEL, chosen, place, staging, {}, progress=False
+                spark, sequences, outcomes, contract, MODEL, chosen, JUDGING, place, staging, {}, progress=False
             )
         # The first epoch compiles.
         found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
@@ -133,7 +143,7 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
 
     distributed.start(False, 1)
     model = build_model(plan.model, plan.contract, plan.encoding)
-    optimizer = distributed.adamw(0.001, 0.01)
+    optimizer = distributed.adamw(0.001, 0.01, 0.0)
     optimizer.build(model.trainable_variables)
     step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
     make = plan.tensor_maker()

@@ -166,7 +166,7 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
                     yield pa.record_batch({"event_date": [day], "portion": [portion], "blob": [piece]})
 
     def portion_file(key: tuple[pa.Scalar, ...], blobs: pa.Table) -> pa.Table:
-        events = pa.concat_tables([_opened(blob) for blob in blobs["blob"]]).combine_chunks()
+        events = _nullable(pa.concat_tables([_opened(blob) for blob in blobs["blob"]])).combine_chunks()
         events = events.sort_by([(c, "ascending") for c in tables.EVENT_ORDER.split(", ")])
         file = table_files.write_file(events, uri, "event_date", key[0].as_py(), table_files.NARROW)
         return pa.table({tasks.FILE: [file.to_json()]})
@@ -174,6 +174,11 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
     kept = rows.where(f"status = '{ACCEPTED}' AND blob IS NOT NULL").select("event_date", "blob")
     pieces = kept.mapInArrow(split, "event_date DATE, portion LONG, blob BINARY")
     return tasks.collected(pieces.groupBy("event_date", "portion").applyInArrow(portion_file, f"{tasks.FILE} STRING"))
+
+
+def _nullable(rows: pa.Table) -> pa.Table:
+    """Rows whose columns may be null, as Delta's are: Spark's SQL knows of some that they are not."""
+    return rows.cast(pa.schema([field.with_nullable(True) for field in rows.schema]))
 
 
 def _portions(blob: pa.Scalar, count: int) -> Iterator[tuple[int, bytes]]:
@@ -194,7 +199,7 @@ def _known(spark: SparkSession, files: Sequence[TableFile]) -> DataFrame:
     ]
 
     def work(portion: int) -> Iterator[pa.RecordBatch]:
-        rows = pa.concat_tables([table_files.read_file(file, _KNOWN) for file in portions[portion]])
+        rows = pa.concat_tables([_nullable(table_files.read_file(file, _KNOWN)) for file in portions[portion]])
         yield from _blobs(rows, shards, known=True)
 
     return tasks.rows(spark, len(portions), work, _CUT)

@@ -255,6 +255,26 @@ TIERS = Table(
     ),
 )
 
+SCORE_REASONS = Table(
+    "score_reasons",
+    "one reason of a member's chance to move up or down",
+    (
+        _USER,
+        field("target", t.StringType(), "`upgrade` or `downgrade`"),
+        field("rank", t.IntegerType(), "1 is the weightiest reason of this member and target"),
+        field("reason", t.StringType(), "reason code: an aggregate over all its windows, or events of a type"),
+        field("wording", t.StringType(), "the reason as people read it, from the settings"),
+        field("contribution", t.DoubleType(), "what it adds to the probability, against an average member of the tier"),
+        field("probability", t.DoubleType(), "the member's probability of the target, as in scores"),
+        field("average_probability", t.DoubleType(), "that of the average member it is compared with"),
+        field("unexplained", t.DoubleType(), "difference of the two that all reasons together, kept or not, miss"),
+        field("model_version", t.StringType(), "bundle that gave the scores"),
+        _INPUTS,
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
 EVALUATIONS = Table(
     "evaluations",
     "the figures of a model or baseline on one as-of date",
@@ -284,7 +304,11 @@ RUNS = Table(
         field("run_id", t.StringType(), "random identity of the run, also in the commits it made"),
         field("job", t.StringType(), "name of the job"),
         field("as_of_date", t.DateType(), "as-of date of the run, null where it has none"),
-        field("status", t.StringType(), "`written`, `unchanged` or `failed`"),
+        field(
+            "status",
+            t.StringType(),
+            "`written`, `unchanged`, `failed`, or `refused` where a trained model was not published",
+        ),
         field("message", t.StringType(), "the error of a failed run"),
         field("started_at", t.TimestampType(), "UTC"),
         field("seconds", t.DoubleType(), "wall-clock duration"),

@@ -21,6 +21,7 @@ def page(settings: Settings) -> str:
             tables.OUTCOMES,
             snapshots.table(settings.sequences),
             tables.scores(settings.contract.tiers),
+            tables.SCORE_REASONS,
             tables.TIERS,
             tables.EVALUATIONS,
             tables.RUNS,

@@ -7,16 +7,23 @@ import json
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from features import delta, tables
 from jobs.job import Job, Run, main, parser
 from jobs.reports import write_evaluation
 from jobs.scoring import inputs_of_members, members, score
 from training.baselines import fit_baselines
 from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
+from training.challengers import Rows, inputs_of, probabilities
+from training.feed import OUTCOME_RANK
 from training.metrics import Comparison, Evaluation, compare
 from training.report import summary_lines
-from training.spark_examples import tier_transitions
-from training.spark_scoring import collect_forecasts
+from training.spark_examples import aggregate_rows, tier_transitions
+from training.spark_scoring import Forecasts, collect_forecasts
+from training.tensors import Array
 
 ARGUMENTS = parser(
     "evaluate_model",
@@ -50,6 +57,7 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     transitions = tier_transitions(
         delta.read(job.spark, job.uri("sequences")), outcomes, manifest.training_dates, manifest.contract
     )
+    others, failed = _challengers(job, manifest, date, forecasts)
     comparison = compare(
         forecasts.probabilities,
         forecasts.current_rank,
@@ -57,6 +65,9 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
         manifest.contract.tiers,
         fit_baselines(transitions),
         settings.evaluation.calibration_bins,
+        others,
+        failed,
+        settings.evaluation.bootstrap_draws,
     )
     record.counts = {"rows": comparison.model.rows}
     record.versions["evaluations"] = _keep(job, record, manifest, date, comparison)
@@ -64,11 +75,38 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     return comparison
 
 
+def _challengers(
+    job: Job, manifest: Manifest, date: dt.date, forecasts: Forecasts
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """Probabilities of each challenger for the members of the forecasts, and why others have none."""
+    settings, contract = job.settings.evaluation, manifest.contract
+    if not settings.challengers:
+        return {}, {}
+    sequences, outcomes = (delta.read(job.spark, job.uri(name)) for name in ("sequences", "outcomes"))
+
+    def rows(dates: Sequence[dt.date], most: int) -> pa.Table:
+        return aggregate_rows(sequences, outcomes, dates, contract, most)
+
+    evaluated = rows([date], settings.max_users)
+    place = pc.index_in(pa.array(forecasts.users), evaluated["user_id"].combine_chunks())
+    if place.null_count:
+        missing = f"{place.null_count} of the members have no row in sequences as of {date}: run build_sequences"
+        return {}, dict.fromkeys(settings.challengers, missing)
+    learned = [rows(dates, settings.challenger_rows) for dates in (manifest.training_dates, [manifest.validation_date])]
+    training, validation = (
+        Rows(inputs_of(part, contract), part[OUTCOME_RANK].to_numpy().astype(np.int64)) for part in learned
+    )
+    inputs = inputs_of(evaluated.take(place), contract)
+    return probabilities(
+        settings.challengers, training, validation, inputs, len(contract.tiers), job.settings.training.seed
+    )
+
+
 def _keep(job: Job, record: Run, manifest: Manifest, date: dt.date, comparison: Comparison) -> int:
     uri = job.uri("evaluations")
     delta.ensure(job.spark, uri, tables.EVALUATIONS)
     seen = delta.version(job.spark, uri)
-    models = {manifest.model.name: comparison.model, **comparison.baselines}
+    models = {manifest.model.name: comparison.model, **comparison.baselines, **comparison.challengers}
     rows = [_row(manifest.version, name, figures, record.now, date) for name, figures in models.items()]
     predicate = f"{delta.date_is('as_of_date', date)} AND model_version = '{manifest.version}'"
     frame = job.spark.createDataFrame(rows, tables.EVALUATIONS.schema).coalesce(1)

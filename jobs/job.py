@@ -33,6 +33,7 @@ _WRITTEN_BY = {
     "sequences": "build_sequences",
     "outcomes": "build_outcomes",
     "scores": "score_users",
+    "score_reasons": "explain_scores",
     "tiers": "score_users",
     "evaluations": "evaluate_model",
     "runs": "any job",
@@ -48,7 +49,8 @@ class Run:
         job: the job's name.
         as_of: its date, or None.
         now: the run's clock, UTC.
-        status: `written`, or `unchanged` where everything was there already.
+        status: `written`, `unchanged` where everything was there already, or `refused`.
+        message: why it is refused, or failed.
         versions: Delta version of each table read or written.
         counts: reconciled row counts.
         model_version: bundle trained, evaluated or used.

@@ -61,6 +61,8 @@ def _write(
         },
         rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
         notes=_notes(forecast, known),
+        gate=manifest.verdict,
+        judged_as_of=manifest.validation_date,
     )
     uri.write_bytes(address(job, date), render(inputs).encode())
 

@@ -20,7 +20,7 @@ from jobs import passes
 from jobs.job import Job, Run
 from training.bundle import Manifest
 from training.settings import ScoringSettings
-from training.spark_scoring import forecast_rows, predictor_of_worker
+from training.spark_scoring import forecast, forecast_rows
 from training.tensors import AS_OF, TIER_RANK
 
 
@@ -112,9 +112,8 @@ def write_scores(
 
 
 def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> pa.Table:
-    predictor = predictor_of_worker(models_uri, manifest.version, settings)
     rows = members.rows_of(members.ranges[portion])
-    return forecast_rows(rows, predictor(rows), manifest)
+    return forecast_rows(rows, forecast(rows, models_uri, manifest, settings), manifest)
 
 
 def inputs_of_members(job: Job, date: dt.date) -> str:

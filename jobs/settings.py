@@ -38,8 +38,11 @@ class Settings(BaseModel):
     spark: fs.SparkSession
     model: ts.ModelSettings
     training: ts.TrainingSettings
+    calibration: ts.CalibrationSettings
+    gate: ts.GateSettings
     evaluation: ts.EvaluationSettings
     scoring: ts.ScoringSettings
+    explanation: ts.ExplanationSettings
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:

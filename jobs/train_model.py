@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from features import delta
 from jobs.job import Job, Run, main, parser
-from training.spark_training import train_model
+from training.spark_training import Trained, train_model
+from training.spark_verdict import Judging
 
 ARGUMENTS = parser(
     "train_model",
     reads="sequences and outcomes of the dates under `training`.",
-    writes="a bundle under models/VERSION, which becomes `latest`; runs.",
+    writes="a bundle under models/VERSION with its verdict; it becomes `latest` unless it is refused; runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml --set model.name=lstm",
     as_of=None,
 )
@@ -21,11 +22,13 @@ ARGUMENTS = parser(
 def run(job: Job) -> None:
     """Train with Horovod on Spark's executors, unless a bundle of exactly these inputs stands already."""
     with job.run("train_model", job.settings.training.validation_as_of) as record:
-        train(job, record)
+        trained = train(job, record)
+    if trained.manifest.verdict is not None:
+        job.say(trained.manifest.verdict.lines(trained.version))
 
 
-def train(job: Job, record: Run) -> None:
-    """Train and keep in the record which bundle it became."""
+def train(job: Job, record: Run) -> Trained:
+    """Train and keep in the record which bundle it became, and whether it was refused."""
     settings = job.settings
     record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("sequences", "outcomes")}
     trained = train_model(
@@ -35,13 +38,18 @@ def train(job: Job, record: Run) -> None:
         settings.contract,
         settings.model,
         settings.training,
+        Judging(settings.calibration, settings.gate, settings.scoring, settings.evaluation.max_users),
         models_uri=settings.storage.models,
         staging_uri=settings.storage.staging,
         provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
         progress=True,
     )
+    verdict = trained.manifest.verdict
     record.status = "written" if trained.created else "unchanged"
+    if verdict is not None and not verdict.published:
+        record.status, record.message = "refused", "; ".join(verdict.reasons)
     record.counts, record.model_version = trained.counts, trained.version
+    return trained
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Model bundles: `models/VERSION/{model.keras, manifest.json}`, and `models/latest.json` that names a version.
+"""Model bundles: `models/VERSION/{model.keras, manifest.json}`, and `models/latest.json` that names a published one.
 
-Files are written first, the manifest with their checksums last, and only then the pointer: a bundle is there whole or
-not at all. Reading a manifest needs no TensorFlow; only `load_model` does.
+Files are written first, then the manifest with their checksums; once the model is judged, the manifest with its
+calibration and verdict, and only then the pointer, if it is published: a bundle is there whole or not at all. Reading a
+manifest needs no TensorFlow; only `load_model` does.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 from features import uri
 from features.contract import Contract
 from features.errors import BundleError, DateError
+from training.calibration import Calibration
+from training.gate import Verdict
 from training.settings import ModelSettings
 from training.tensors import Encoding
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the meaning of a manifest changes."""
 
 LATEST = "latest"
@@ -48,6 +51,8 @@ class Manifest:
         libraries: versions of what trained it.
         created_at: UTC, ISO 8601.
         files: SHA-256 of each file.
+        calibration: what mends the network's probabilities; fitted once the bundle is written.
+        verdict: whether it is published, and why not; None until it is judged.
         format: `FORMAT` at the time of writing.
     """
 
@@ -63,6 +68,8 @@ class Manifest:
     libraries: Mapping[str, str]
     created_at: str
     files: Mapping[str, str]
+    calibration: Calibration
+    verdict: Verdict | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -72,6 +79,8 @@ class Manifest:
             "contract": self.contract.to_dict(),
             "encoding": self.encoding.to_dict(),
             "model": self.model.model_dump(mode="json"),
+            "calibration": self.calibration.to_dict(),
+            "verdict": self.verdict.to_dict() if self.verdict else None,
         }
         return json.dumps(plain, indent=1, default=str)
 
@@ -85,6 +94,8 @@ class Manifest:
             "model": ModelSettings(**stored["model"]),
             "training_dates": tuple(map(dt.date.fromisoformat, stored["training_dates"])),
             "validation_date": dt.date.fromisoformat(stored["validation_date"]),
+            "calibration": Calibration.from_dict(stored["calibration"]),
+            "verdict": Verdict.from_dict(stored["verdict"]) if stored["verdict"] else None,
         }
         return cls(**stored)
 
@@ -96,7 +107,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
-    """Write a bundle and let `latest` name it; returns the manifest with the checksums of the files.
+    """Write a bundle that is not judged yet; returns the manifest with the checksums of the files.
 
     Raises:
         StorageError: `models_uri` cannot be written; no bundle is there then.
@@ -106,8 +117,21 @@ def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, byt
         uri.write_bytes(uri.join(folder, name), content)
     whole = dataclasses.replace(manifest, files={name: _sha256(content) for name, content in contents.items()})
     uri.write_bytes(uri.join(folder, _MANIFEST_FILE), whole.to_json().encode())
-    point_latest(models_uri, manifest.version)
     return whole
+
+
+def settle(models_uri: str, manifest: Manifest, calibration: Calibration, verdict: Verdict) -> Manifest:
+    """Write what a bundle's judgement said, and let `latest` name it if it is published; returns the new manifest."""
+    judged = dataclasses.replace(manifest, calibration=calibration, verdict=verdict)
+    uri.write_bytes(uri.join(models_uri, manifest.version, _MANIFEST_FILE), judged.to_json().encode())
+    if verdict.published:
+        point_latest(models_uri, manifest.version)
+    return judged
+
+
+def published(models_uri: str) -> Manifest | None:
+    """The manifest that `latest` names, or None where no model is published yet."""
+    return read_manifest(models_uri, LATEST) if uri.exists(uri.join(models_uri, f"{LATEST}.json")) else None
 
 
 def point_latest(models_uri: str, version: str) -> None:
@@ -205,7 +229,10 @@ def _latest(models_uri: str) -> str:
     try:
         return str(json.loads(uri.read_bytes(pointer))["version"])
     except FileNotFoundError:
-        raise BundleError(f"there is no model under {models_uri}: run train_model first") from None
+        raise BundleError(
+            f"no model is published under {models_uri}: run train_model first, or name a refused one as "
+            "scoring.model_version"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{pointer} does not name a version ({error}): run train_model again") from error
 

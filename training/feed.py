@@ -223,6 +223,21 @@ def validation_batches(
                 yield make.tensors(Chosen.of(rows, np.arange(batch.num_rows)))
 
 
+def first_rows(address: str, most: int) -> pa.Table:
+    """Up to `most` rows of a shard, from its beginning."""
+    with _open(address) as file:
+        found, missing = [file.schema_arrow.empty_table()], most
+        for batch in file.iter_batches(min(most, _ROWS_READ)):
+            found.append(pa.Table.from_batches([batch.slice(0, missing)]))
+            missing -= found[-1].num_rows
+            if not missing:
+                break
+        return pa.concat_tables(found)
+
+
+_ROWS_READ = 8_192
+
+
 def prefetch(batches: Iterator[Tensors], ahead: int) -> Iterator[Tensors]:
     """The batches, made by a thread up to `ahead` of them before they are asked for.
 

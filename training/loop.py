@@ -187,7 +187,8 @@ class _State:
     def start(cls, plan: Plan, rank: distributed.Rank) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
         model = build_model(plan.model, plan.contract, plan.encoding)
-        optimizer = distributed.adamw(plan.settings.peak_learning_rate, plan.settings.weight_decay)
+        settings = plan.settings
+        optimizer = distributed.adamw(settings.peak_learning_rate, settings.weight_decay, settings.average_decay)
         optimizer.build(model.trainable_variables)
         steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
         encoded = feed.EncodedRows(plan.tensor_maker(), plan.settings.kept_rows)
@@ -226,7 +227,9 @@ class _State:
         losses = self._train_epoch()
         seconds = time.monotonic() - began
         rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
-        validation_loss, accuracy = self._validate()
+        with distributed.averaged(self.model, self.optimizer):
+            validation_loss, accuracy = self._validate()
+            found = [np.array(v.numpy()) for v in self.model.variables]
         if not math.isfinite(validation_loss):
             raise RuntimeError(
                 f"the validation loss is {validation_loss} after epoch {self.epochs + 1}: lower training.learning_rate"
@@ -243,7 +246,7 @@ class _State:
         self.history.append(entry)
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
-            self.best = [np.array(v.numpy()) for v in self.model.variables]
+            self.best = found
         self.progress.epoch(entry)
 
     def snapshot(self) -> checkpoint.Checkpoint:

@@ -188,10 +188,22 @@ SCALARS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The model and each baseline, evaluated on the same rows."""
+    """The model and its rivals, evaluated on the same rows.
+
+    Attributes:
+        model: what is judged.
+        baselines: rules by current tier alone.
+        challengers: models fitted to the aggregates.
+        intervals: of each challenger 95 % intervals of the model's figures minus its own, by figure; from a paired
+            bootstrap over the members.
+        failed: challengers that could not be fitted, and why.
+    """
 
     model: Evaluation
     baselines: dict[str, Evaluation]
+    challengers: dict[str, Evaluation] = dataclasses.field(default_factory=dict)
+    intervals: dict[str, dict[str, tuple[float, float]]] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of everything."""
@@ -301,13 +313,63 @@ def compare(
     tiers: Sequence[str],
     baselines: Mapping[str, Baseline],
     bins: int = BINS,
+    challengers: Mapping[str, npt.ArrayLike] | None = None,
+    failed: Mapping[str, str] | None = None,
+    draws: int = 0,
 ) -> Comparison:
-    """The model beside each baseline on the same rows; raises ValueError as `evaluate` does."""
-    ranks = np.asarray(current)
+    """The model beside its rivals on the same rows; raises ValueError as `evaluate` does.
+
+    Args:
+        probabilities: [n, K] of the model.
+        current: [n] ranks.
+        outcome: [n] ranks.
+        tiers: names, lowest first.
+        baselines: rules by current tier.
+        bins: of the calibration error.
+        challengers: [n, K] probabilities of others for the same rows, by name.
+        failed: why others have none.
+        draws: bootstrap samples behind each interval; 0: no intervals.
+    """
+    ranks, others = np.asarray(current), dict(challengers or {})
     return Comparison(
         model=evaluate(probabilities, ranks, outcome, tiers, bins),
         baselines={name: evaluate(b.predict(ranks), ranks, outcome, tiers, bins) for name, b in baselines.items()},
+        challengers={name: evaluate(p, ranks, outcome, tiers, bins) for name, p in others.items()},
+        intervals={name: _intervals(probabilities, p, ranks, outcome, draws) for name, p in others.items() if draws},
+        failed=dict(failed or {}),
     )
+
+
+def _intervals(
+    model: npt.ArrayLike, rival: npt.ArrayLike, current: Ranks, outcome: npt.ArrayLike, draws: int
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the model's figures minus the rival's: a paired bootstrap over the rows."""
+    truth, chance = np.asarray(outcome), np.random.default_rng(0)
+    sides = [np.asarray(p, np.float64) for p in (model, rival)]
+    found = {name: np.full(draws, np.nan) for name in ("logloss", "accuracy", "kappa", "upgrade_auc")}
+    for draw in range(draws):
+        rows = chance.integers(0, len(truth), len(truth))
+        mine, theirs = (_resampled(p[rows], current[rows], truth[rows]) for p in sides)
+        for name in found:
+            found[name][draw] = mine[name] - theirs[name]
+    ends = {
+        name: np.nanquantile(values, [0.025, 0.975]) for name, values in found.items() if not np.isnan(values).all()
+    }
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def _resampled(p: Floats, current: Ranks, truth: Ranks) -> dict[str, float]:
+    predicted, labels = predicted_ranks(p), np.arange(p.shape[1])
+    below = current < p.shape[1] - 1
+    up, _ = movement_probabilities(p, current)
+    undefined = float("nan")
+    kappa, auc = _kappa(truth, predicted, labels), _auc(up[below], (truth > current)[below])
+    return {
+        "logloss": float(-np.log(np.maximum(p[np.arange(len(p)), truth], np.finfo(np.float64).eps)).mean()),
+        "accuracy": float((predicted == truth).mean()),
+        "kappa": undefined if kappa is None else kappa,
+        "upgrade_auc": undefined if auc is None else auc,
+    }
 
 
 def summarise_forecast(probabilities: npt.ArrayLike, current: npt.ArrayLike, tiers: Sequence[str]) -> Forecast:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jinja2
 
-from training import plots
+from training import gate, plots
 from training.metrics import Comparison, Evaluation, Forecast
 from training.plots import Picture
 
@@ -66,8 +66,15 @@ METRICS = (
 )
 """The figures shown, most telling first."""
 
-BASELINE_TITLES = {"majority": "Majority tier", "stays": "Stays in tier", "markov": "Markov"}
-"""Names for readers; a baseline not listed is shown by its own name."""
+TITLES = {
+    "majority": "Majority tier",
+    "stays": "Stays in tier",
+    "markov": "Markov",
+    "logistic": "Logistic regression",
+    "forest": "Random forest",
+    "lightgbm": "LightGBM",
+}
+"""Names of rivals for readers; one not listed is shown by its own name."""
 
 MODEL = "model"
 
@@ -107,6 +114,8 @@ class ReportInputs:
         versions: data and model versions, settings hash and the like, by name.
         rows: rows per table, by name.
         notes: what a reader must know to judge the figures, such as sampling.
+        gate: what was said of the model when it was trained.
+        judged_as_of: the date whose members it was judged on then.
     """
 
     title: str
@@ -119,6 +128,8 @@ class ReportInputs:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    gate: gate.Verdict | None = None
+    judged_as_of: dt.date | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of different tiers."""
@@ -168,7 +179,12 @@ def verdict(comparison: Comparison) -> Verdict:
         raise ValueError("a verdict needs at least one baseline")
     wins = [won for metric in (_LOGLOSS, _UPGRADE) if (won := _beats(comparison, metric)) is not None]
     level: Literal["ahead", "mixed", "behind"] = "ahead" if all(wins) else "mixed" if any(wins) else "behind"
-    sentences = (_logloss_words(comparison), _ranking_words(comparison), _accuracy_words(comparison))
+    sentences = (
+        _logloss_words(comparison),
+        _ranking_words(comparison),
+        _accuracy_words(comparison),
+        _challenger_words(comparison),
+    )
     return Verdict(level, _HEADLINES[level], tuple(s for s in sentences if s))
 
 
@@ -182,7 +198,23 @@ def summary_lines(comparison: Comparison) -> list[str]:
         best = metric.best(columns)
         cells = [f"{metric.text(getattr(e, metric.key))}{'*' if name in best else ' '}" for name, e in columns.items()]
         lines.append(" ".join([f"{title:<{wide}}", *(f"{cell:>{narrow}}" for cell in cells)]).rstrip())
-    return [*lines, f"on the same {comparison.model.rows:,} members; * best"]
+    lines.append(f"on the same {comparison.model.rows:,} members; * best")
+    if comparison.intervals:
+        lines += [
+            "",
+            "model minus challenger, 95 % intervals of a paired bootstrap over the members",
+            *_interval_lines(comparison),
+        ]
+    return [*lines, *(f"{name} could not be fitted: {why}" for name, why in comparison.failed.items())]
+
+
+def _interval_lines(comparison: Comparison) -> list[str]:
+    names = {metric.key: metric.title for metric in METRICS}
+    return [
+        f"  {_title(rival):<20}"
+        + "   ".join(f"{names[key]} {low:+.3f} to {high:+.3f}" for key, (low, high) in of.items())
+        for rival, of in comparison.intervals.items()
+    ]
 
 
 def render(inputs: ReportInputs) -> str:
@@ -195,12 +227,16 @@ def render(inputs: ReportInputs) -> str:
         "verdict": verdict(inputs.comparison) if inputs.comparison else None,
         "period": f"{inputs.horizon_days} days from {_day(inputs.as_of)}",
         "as_of": _day(inputs.as_of),
+        "judged_as_of": _day(inputs.judged_as_of) if inputs.judged_as_of else "",
+        "gate_rows": _gate_rows(inputs.gate) if inputs.gate else [],
         "ends": _day(inputs.ends),
         "tiles": _tiles(inputs),
         "colours": colours,
         "outlook": _outlook(inputs),
         "metric_rows": _metric_rows(inputs.comparison) if inputs.comparison else [],
-        "baseline_titles": [_title(name) for name in inputs.comparison.baselines] if inputs.comparison else [],
+        "rival_titles": [_title(name) for name in list(_columns(inputs.comparison))[1:]] if inputs.comparison else [],
+        "differences": _differences(inputs.comparison) if inputs.comparison else [],
+        "failed": [(_title(n), why) for n, why in inputs.comparison.failed.items()] if inputs.comparison else [],
         "rival": _title(_rival(inputs.comparison)) if inputs.comparison else "",
         "pictures": _pictures(inputs, colours),
     }
@@ -218,12 +254,12 @@ def _template() -> jinja2.Template:
 
 
 def _columns(comparison: Comparison) -> dict[str, Evaluation]:
-    """Model first, then the baselines."""
-    return {MODEL: comparison.model, **comparison.baselines}
+    """Model first, then the baselines, then the challengers."""
+    return {MODEL: comparison.model, **comparison.baselines, **comparison.challengers}
 
 
 def _title(name: str) -> str:
-    return BASELINE_TITLES.get(name, name)
+    return TITLES.get(name, name)
 
 
 def _day(date: dt.date) -> str:
@@ -275,6 +311,19 @@ def _accuracy_words(comparison: Comparison) -> str:
     return (
         f"It names the right tier for {own:.1%} of the members; the best simple rule for {best[1]:.1%}." if best else ""
     )
+
+
+def _challenger_words(comparison: Comparison) -> str:
+    """How the model stands against the best model of another kind, and whether chance explains it."""
+    if not comparison.challengers:
+        return ""
+    name = _LOGLOSS.best(comparison.challengers)[-1]
+    rival, own = comparison.challengers[name].logloss, comparison.model.logloss
+    said = f"The best model of another kind on the same members, {_title(name)}, has a logloss of {rival:.3f}"
+    low, high = comparison.intervals.get(name, {}).get("logloss", (0.0, 0.0))
+    if low <= 0 <= high:
+        return f"{said}: with so few members, chance explains the difference."
+    return f"{said}: the model is {'better' if own < rival else 'worse'}, beyond what chance explains."
 
 
 def _tiles(inputs: ReportInputs) -> list[tuple[str, str, str]]:
@@ -339,6 +388,25 @@ def _metric_rows(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for metric in METRICS
     ]
+
+
+def _gate_rows(verdict: gate.Verdict) -> list[tuple[str, str]]:
+    """What the gate compared, in words, and the figures."""
+    titles = {"model": "This model", "published": "The model published before"}
+    return [(titles.get(name) or _title(name), f"{loss:.3f}") for name, loss in verdict.figures.items()]
+
+
+def _differences(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row a challenger: intervals of the model's figures minus its own, and whether they leave out 0."""
+    metrics = {metric.key: metric for metric in METRICS}
+    rows = []
+    for name, of in comparison.intervals.items():
+        cells = []
+        for key, (low, high) in of.items():
+            better = (low > 0) if metrics[key].more_is_better else (high < 0)
+            cells.append({"title": metrics[key].title, "text": f"{low:+.3f} to {high:+.3f}", "better": better})
+        rows.append({"name": _title(name), "cells": cells})
+    return rows
 
 
 def _pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:

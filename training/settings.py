@@ -101,6 +101,11 @@ class TrainingSettings(_Strict):
     learning_rate: float = Field(gt=0, le=10, description="peak of the schedule for one rank")
     warmup_epochs: float = Field(ge=0, description="epochs of linear rise to the peak; a cosine to zero follows")
     weight_decay: float = Field(ge=0, le=1, description="decoupled weight decay of AdamW")
+    average_decay: float = Field(
+        ge=0,
+        lt=1,
+        description="of the moving average of the weights that is validated and kept; 0: the weights themselves",
+    )
     patience: Positive = Field(description="epochs without a better validation loss after which training stops")
     auxiliary_weight: float = Field(ge=0, description="weight of the Huber loss on log1p of the outcome value")
     mixed_precision: bool = Field(description="bfloat16 arithmetic where a GPU is used; weights stay float32")
@@ -159,12 +164,55 @@ class TrainingSettings(_Strict):
         return self.learning_rate * (self.ranks if self.batch == "per_rank" else 1)
 
 
+class CalibrationSettings(_Strict):
+    """How probabilities are mended after training, on the validation date."""
+
+    method: Literal["none", "temperature", "vector"] = Field(
+        description="vector: a temperature and a shift per outcome tier; temperature: the one alone"
+    )
+    least_rows: Positive = Field(description="a current tier with fewer validation rows is mended like all together")
+
+
+class GateSettings(_Strict):
+    """When a trained model is published, that is, named by `latest`."""
+
+    better_than_markov: float = Field(
+        description="by how much its logloss must be below that of the tiers' Markov chain"
+    )
+    worse_than_published: float = Field(
+        description="by how much its logloss may be above that of the published model on the same rows"
+    )
+    calibration_error: float = Field(ge=0, le=1, description="largest calibration error of the members of a tier")
+    least_members: Positive = Field(description="members that a tier needs before it can refuse a model")
+
+
 class EvaluationSettings(_Strict):
     """On which date and how a model is judged."""
 
     as_of: dt.date = Field(description="as-of date whose outcomes no training window overlaps")
     max_users: Positive = Field(description="most users whose forecasts are brought to the driver")
     calibration_bins: int = Field(ge=2, le=1000, description="equal-mass bins of the calibration error")
+    challengers: list[Literal["logistic", "forest", "lightgbm"]] = Field(
+        description="models fitted to the aggregates, to be beaten on the same members"
+    )
+    challenger_rows: Positive = Field(description="most training rows, and validation rows, that they are fitted on")
+    bootstrap_draws: int = Field(ge=0, le=100_000, description="samples behind each interval; 0: no intervals")
+
+
+class ExplanationSettings(_Strict):
+    """How the reasons of a forecast are found and said."""
+
+    points: int = Field(
+        ge=2, le=1024, description="points on the way from the average member; more where they miss 2 %"
+    )
+    most_points: int = Field(ge=2, le=4096, description="no more than these")
+    reasons: Positive = Field(description="reasons kept of each member and direction")
+    recent_days: Positive = Field(description="events up to this old are recent ones")
+    wording: dict[str, str] = Field({}, description="reason code to the words that people read")
+
+    def words(self, reason: str) -> str:
+        """The reason as people read it."""
+        return self.wording.get(reason, reason.replace("_", " "))
 
 
 class ScoringSettings(_Strict):

@@ -157,6 +157,17 @@ def tier_transitions(sequences: DataFrame, outcomes: DataFrame, dates: Sequence[
     return found
 
 
+def aggregate_rows(
+    sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract, max_rows: int
+) -> pa.Table:
+    """Aggregates, current tier and outcome of up to `max_rows` users and dates, chosen by a hash, by user and date."""
+    keys = ["user_id", AS_OF]
+    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*keys, TIER_RANK, *contract.aggregates)
+    outcome = outcomes.where(f.col(AS_OF).isin(list(dates))).select(*keys, OUTCOME_RANK)
+    rows = known.join(outcome, on=keys, how="inner").orderBy(f.xxhash64(*keys), *keys).limit(max_rows)
+    return rows.toArrow().sort_by([(key, "ascending") for key in keys])
+
+
 def write_shards(
     batches: Iterable[pa.RecordBatch], contract: Contract, folder: str, row_group_rows: int
 ) -> Iterator[tuple[int, int, int, Statistics]]:

@@ -23,7 +23,7 @@ from training import bundle
 from training.bundle import Manifest
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
-from training.tensors import AS_OF, TIER_RANK, Array, Encoded, input_schema
+from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
 
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 
@@ -69,7 +69,7 @@ class Predictor:
         )
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
-        """[n, K] float64 probabilities that sum to 1; raises ValueError if the network gives none."""
+        """[n, K] float64 probabilities, not calibrated, that sum to 1; raises ValueError if the network gives none."""
         encoded = Encoded.of(rows, self.contract, self.encoding)
         found = np.empty((rows.num_rows, len(self.contract.tiers)))
         for members, width in self.calls(encoded.lengths):
@@ -98,12 +98,10 @@ def width_ladder(width: int, padding: float) -> Array:
 
 def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) -> Callable[[Column], Column]:
     """A pandas UDF from a struct of (at least) the contract's columns to an array of probabilities by tier rank."""
-    version = manifest.version
 
     def probabilities(batches: Iterator[pd.DataFrame]) -> Iterator[pd.Series]:
-        predictor = predictor_of_worker(models_uri, version, settings)
         for batch in batches:
-            yield pd.Series(list(predictor(arrow_rows(batch, predictor.contract))))
+            yield pd.Series(list(forecast(arrow_rows(batch, manifest.contract), models_uri, manifest, settings)))
 
     probabilities.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
     make: Any = f.pandas_udf  # its overloads know only function types given by number
@@ -115,6 +113,12 @@ def register_scoring_udf(
 ) -> None:
     """Let SQL call the UDF: `SELECT user_id, NAME(struct(*)) FROM sequences` gives probabilities by tier rank."""
     spark.udf.register(name, scoring_udf(manifest, models_uri, settings))
+
+
+def forecast(rows: pa.Table | pa.RecordBatch, models_uri: str, manifest: Manifest, settings: ScoringSettings) -> Array:
+    """[n, K] calibrated probabilities of rows, by the network that this worker keeps."""
+    found = predictor_of_worker(models_uri, manifest.version, settings)(rows)
+    return manifest.calibration(found, column(rows, TIER_RANK).to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> pa.Table:

@@ -21,12 +21,14 @@ from pyspark.sql import DataFrame, SparkSession
 from features import uri
 from features.contract import Contract
 from features.errors import BundleError, RankFailedError
-from training import bundle, spark_examples
+from training import bundle, spark_examples, spark_verdict
 from training.bundle import Manifest
+from training.calibration import Calibration
 from training.loop import Plan
 from training.progress import ProgressBar
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import CalibrationSettings, ModelSettings, TrainingSettings
 from training.spark_examples import Examples
+from training.spark_verdict import Judging
 
 FORMAT = 1
 """Raised when a change of code changes what a training with equal settings gives."""
@@ -70,12 +72,15 @@ def train_model(
     contract: Contract,
     model: ModelSettings,
     settings: TrainingSettings,
+    judging: Judging,
     models_uri: str,
     staging_uri: str,
     provenance: Mapping[str, Any],
     progress: bool = True,
 ) -> Trained:
-    """Train a model and write its bundle, or find the finished bundle of the same training.
+    """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
+
+    A bundle that was judged by other bounds, or whose judgement was cut short, is judged again and not trained.
 
     Args:
         spark: whose task slots the ranks take, all at once: no dynamic allocation, no speculation.
@@ -84,6 +89,7 @@ def train_model(
         contract: that the sequences must follow.
         model: which network.
         settings: how to train.
+        judging: how to calibrate it, and when to publish it.
         models_uri: where bundles lie.
         staging_uri: where examples and checkpoints lie; may be emptied when no training runs.
         provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
@@ -95,16 +101,39 @@ def train_model(
         StorageError: a URI cannot be read or written.
     """
     identity = spark_examples.data_identity(sequences, outcomes, contract, settings)
-    key = training_key(contract, model, settings, identity)
+    key = training_key(contract, model, settings, judging.calibration, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
-    if (finished := _finished(models_uri, version)) is not None:
-        bundle.point_latest(models_uri, version)
-        return Trained(version, False, finished)
+    found = _finished(models_uri, version)
+    if found is not None and found.verdict is not None and found.verdict.bounds == judging.gate.model_dump():
+        if found.verdict.published:
+            bundle.point_latest(models_uri, version)
+        return Trained(version, False, found)
     examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
     examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
-    work = uri.join(staging_uri, "trainings", key)
+    if found is None:
+        found = _trained(
+            spark, contract, model, settings, models_uri, uri.join(staging_uri, "trainings", key), examples,
+            version, {**provenance, "inputs": identity}, progress,
+        )  # fmt: skip
+    transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
+    judged = spark_verdict.judge(spark, models_uri, found, examples.validation, transitions, judging)
+    return Trained(version, True, judged)
+
+
+def _trained(
+    spark: SparkSession,
+    contract: Contract,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    models_uri: str,
+    work: str,
+    examples: Examples,
+    version: str,
+    provenance: Mapping[str, Any],
+    progress: bool,
+) -> Manifest:
     plan = Plan(
-        key=key,
+        key=version.rsplit("-", 1)[1],
         contract=contract,
         encoding=examples.encoding,
         model=model,
@@ -116,22 +145,27 @@ def train_model(
         progress_uri=uri.join(work, "progress.json"),
     )
     result = run_ranks(spark, plan, progress)
-    manifest = _manifest(version, plan, result, examples, {**provenance, "inputs": identity})
+    manifest = _manifest(version, plan, result, examples, provenance)
     whole = bundle.write_bundle(models_uri, manifest, {bundle.MODEL_FILE: uri.read_bytes(plan.model_uri)})
     uri.delete_folder(work)
-    return Trained(version, True, whole)
+    return whole
 
 
 def training_key(
-    contract: Contract, model: ModelSettings, settings: TrainingSettings, identity: Mapping[str, Any]
+    contract: Contract,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    calibration: CalibrationSettings,
+    identity: Mapping[str, Any],
 ) -> str:
-    """Twelve hexadecimal digits of everything that the weights depend on: contract, model, settings, rows."""
+    """Twelve hexadecimal digits of everything that the forecasts depend on: contract, model, settings, rows."""
     return spark_examples.digest(
         {
             "format": FORMAT,
             "contract": contract.to_dict(),
             "model": {"name": model.name, "parameters": model.resolved()},
             "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "calibration": calibration.model_dump(),
             "data": identity,
         }
     )
@@ -299,4 +333,5 @@ def _manifest(
         libraries=bundle.library_versions(),
         created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         files={},
+        calibration=Calibration.none(len(plan.contract.tiers)),
     )

@@ -15,7 +15,8 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from features import delta
-from jobs import build_sequences, evaluate_model, score_users
+from features.errors import UserError
+from jobs import build_sequences, evaluate_model, explain_scores, score_users
 from jobs.job import Run
 from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import Settings
@@ -168,4 +169,47 @@ def test_the_report_is_self_contained(done: Settings) -> None:
 
 
 def test_evaluations_hold_the_model_beside_its_baselines(done: Settings) -> None:
-    assert sorted(table(done, "evaluations")["model"].to_pylist()) == ["hybrid", "majority", "markov", "stays"]
+    models = ["forest", "hybrid", "lightgbm", "logistic", "majority", "markov", "stays"]
+    assert sorted(table(done, "evaluations")["model"].to_pylist()) == models
+
+
+def test_reasons_of_every_scored_member_add_up(spark: SparkSession, done: Settings) -> None:
+    date = programme.SCORED
+    explain_scores.run(programme.job(spark, done, date))
+    reasons = table(done, "score_reasons").to_pandas()
+    scores = table(done, "scores").filter(pa.compute.field("as_of_date") == date).to_pandas().set_index("user_id")
+    assert set(reasons["user_id"]) == set(scores.index)
+    for target, column in (("upgrade", "p_upgrade"), ("downgrade", "p_downgrade")):
+        of = reasons[(reasons["target"] == target) & (reasons["rank"] == 1)].set_index("user_id")
+        able = scores["current_tier"] != (TIERS[-1] if target == "upgrade" else TIERS[0])
+        assert set(of.index) == set(scores.index[able])
+        np.testing.assert_allclose(of["probability"], scores.loc[of.index, column], atol=1e-5)
+        gap = np.maximum((of["probability"] - of["average_probability"]).abs(), 0.005)
+        assert (of["unexplained"].abs() <= 0.02 * gap + 1e-9).all()
+    version = delta.version(spark, done.storage.table("score_reasons"))
+    explain_scores.run(programme.job(spark, done, date))
+    assert delta.version(spark, done.storage.table("score_reasons")) == version
+
+    some = programme.job(spark, done, date)
+    some.options.where = "current_tier = 'bronze'"
+    explain_scores.run(some)
+    assert set(table(done, "score_reasons")["user_id"].to_pylist()) == set(
+        scores.index[scores["current_tier"] == "bronze"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("date", "where", "said"),
+    [
+        (dt.date(2024, 5, 3), None, "no scores as of 2024-05-03 to explain: run score_users"),
+        (programme.SCORED, "user_id = 'nobody'", "no member scored as of 2024-05-20 meets --where"),
+        (programme.SCORED, "p_upgrad > 1", "p_upgrad"),
+    ],
+)
+def test_bad_input_an_explanation_of_what_is_not_scored(
+    spark: SparkSession, done: Settings, date: dt.date, where: str | None, said: str
+) -> None:
+    job = programme.job(spark, done, date)
+    job.options.where = where
+    with pytest.raises(UserError, match=said):
+        explain_scores.run(job)

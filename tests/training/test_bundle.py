@@ -14,7 +14,18 @@ from features import uri
 from features.errors import BundleError, DateError, StorageError
 from tests.training.training_examples import CONTRACT, SMALL, example_rows
 from training import bundle
-from training.bundle import LATEST, MODEL_FILE, Manifest, check_fits, check_no_overlap, read_manifest, write_bundle
+from training.bundle import (
+    LATEST,
+    MODEL_FILE,
+    Manifest,
+    check_fits,
+    check_no_overlap,
+    read_manifest,
+    settle,
+    write_bundle,
+)
+from training.calibration import Calibration
+from training.gate import Verdict
 from training.settings import ModelSettings
 from training.statistics import Statistics
 
@@ -36,7 +47,14 @@ def manifest() -> Manifest:
         libraries=bundle.library_versions(),
         created_at="2025-06-01T00:00:00+00:00",
         files={},
+        calibration=Calibration.none(len(CONTRACT.tiers)),
     )
+
+
+def published(models: str, manifest: Manifest, contents: bytes) -> Manifest:
+    """A bundle that has passed the gate."""
+    verdict = Verdict((), {"model": 0.5}, (), {})
+    return settle(models, write_bundle(models, manifest, {MODEL_FILE: contents}), manifest.calibration, verdict)
 
 
 @pytest.fixture
@@ -45,28 +63,41 @@ def models(tmp_path: Path) -> str:
 
 
 def test_what_is_written_is_read(models: str, manifest: Manifest) -> None:
-    whole = write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    whole = published(models, manifest, b"weights")
     assert read_manifest(models, manifest.version) == whole == read_manifest(models, LATEST)
     assert bundle.read_file(models, whole, MODEL_FILE) == b"weights"
 
 
 def test_latest_names_the_newest_bundle(models: str, manifest: Manifest) -> None:
-    write_bundle(models, manifest, {MODEL_FILE: b"one"})
-    write_bundle(models, dataclasses.replace(manifest, version="second"), {MODEL_FILE: b"two"})
+    published(models, manifest, b"one")
+    published(models, dataclasses.replace(manifest, version="second"), b"two")
     assert read_manifest(models, LATEST).version == "second"
     bundle.point_latest(models, manifest.version)
     assert read_manifest(models, LATEST).version == manifest.version
 
 
+def test_latest_stays_where_it_is_until_a_bundle_is_published(models: str, manifest: Manifest) -> None:
+    published(models, manifest, b"one")
+    other = write_bundle(models, dataclasses.replace(manifest, version="second"), {MODEL_FILE: b"two"})
+    assert read_manifest(models, LATEST).version == manifest.version
+    calibration = Calibration((0.5, 1.0, 2.0), ((0.0, 0.1, 0.2),) * 3)
+    refused = settle(models, other, calibration, Verdict(("it is bad",), {"model": 9.0}, (), {}))
+    assert read_manifest(models, LATEST).version == manifest.version
+    assert read_manifest(models, "second") == refused
+    assert refused.calibration == calibration
+    assert refused.verdict is not None
+    assert not refused.verdict.published
+
+
 def test_no_bundle(models: str) -> None:
-    with pytest.raises(BundleError, match=r"no model under .*: run train_model first"):
+    with pytest.raises(BundleError, match=r"no model is published under .*: run train_model first"):
         read_manifest(models, LATEST)
     with pytest.raises(BundleError, match="no whole bundle 'v9'"):
         read_manifest(models, "v9")
 
 
 def test_a_truncated_file_is_named(models: str, manifest: Manifest) -> None:
-    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    published(models, manifest, b"weights")
     path = Path(models, manifest.version, MODEL_FILE)
     path.write_bytes(path.read_bytes()[:3])
     with pytest.raises(BundleError, match=r"model.keras is damaged: its SHA-256 is .* run train_model again"):
@@ -74,7 +105,7 @@ def test_a_truncated_file_is_named(models: str, manifest: Manifest) -> None:
 
 
 def test_a_missing_file_is_named(models: str, manifest: Manifest) -> None:
-    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    published(models, manifest, b"weights")
     Path(models, manifest.version, MODEL_FILE).unlink()
     with pytest.raises(BundleError, match=r"model.keras is missing"):
         read_manifest(models, LATEST)
@@ -85,13 +116,13 @@ def test_a_missing_file_is_named(models: str, manifest: Manifest) -> None:
     [
         (lambda text: text[:50], "is damaged"),
         (lambda text: "[]", "is damaged"),
-        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 2"),
+        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 3"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "contract"}), "damaged .*contract"),
         (lambda text: json.dumps(json.loads(text) | {"files": {}}), "lists no model.keras"),
     ],
 )
 def test_a_damaged_manifest_is_named(models: str, manifest: Manifest, edit: object, message: str) -> None:
-    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    published(models, manifest, b"weights")
     path = Path(models, manifest.version, "manifest.json")
     path.write_text(edit(path.read_text()))  # type: ignore[operator]
     with pytest.raises(BundleError, match=message):
@@ -99,7 +130,7 @@ def test_a_damaged_manifest_is_named(models: str, manifest: Manifest, edit: obje
 
 
 def test_a_damaged_pointer_is_named(models: str, manifest: Manifest) -> None:
-    write_bundle(models, manifest, {MODEL_FILE: b"weights"})
+    published(models, manifest, b"weights")
     Path(models, "latest.json").write_text("{}")
     with pytest.raises(BundleError, match=r"latest.json does not name a version"):
         read_manifest(models, LATEST)
@@ -109,7 +140,7 @@ def test_a_bundle_that_stops_half_way_is_not_there(
     models: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant 7: killed between the files and the manifest, the last good bundle stays `latest`."""
-    write_bundle(models, manifest, {MODEL_FILE: b"good"})
+    published(models, manifest, b"good")
     real = uri.write_bytes
 
     def failing(address: str, content: bytes) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from features.errors import StorageError
 from tests.training.training_examples import plan
-from training import checkpoint
+from training import checkpoint, distributed
 from training.checkpoint import Checkpoint
 from training.loop import Plan, learning_rate, train
 
@@ -55,8 +55,8 @@ def test_training_learns_and_leaves_a_model(tmp_path: Path, model: str) -> None:
 
 def test_a_resumed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     """Invariant 7, with dropout and shuffling on: seeds of both are part of the checkpoint."""
-    whole = _with_dropout(plan(tmp_path / "whole"))
-    disturbed = _with_dropout(plan(tmp_path / "disturbed"))
+    whole = _with_dropout(plan(tmp_path / "whole", average_decay=0.9))
+    disturbed = _with_dropout(plan(tmp_path / "disturbed", average_decay=0.9))
     expected = train(whole)
 
     def stop(entry: Mapping[str, float]) -> None:
@@ -92,6 +92,27 @@ def test_training_stops_when_patience_ends_and_keeps_the_best_weights(tmp_path: 
     losses = [entry["validation_loss"] for entry in result["history"]]
     assert len(losses) < 30
     assert result["best_epoch"] == len(losses) - 2 == int(np.argmin(losses)) + 1
+
+
+def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> None:
+    import keras
+
+    distributed.start(mixed_precision=False, seed=1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = distributed.adamw(0.1, 0.0, average_decay=0.75)
+    optimizer.build(model.trainable_variables)
+    chance, wanted = np.random.default_rng(2), [np.array(v.numpy()) for v in model.trainable_variables]
+    for step in range(4):
+        gradients = [chance.normal(size=v.shape).astype(np.float32) for v in model.trainable_variables]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        now = [v.numpy() for v in model.trainable_variables]
+        wanted = [0.75 * a + 0.25 * w if step else w for a, w in zip(wanted, now, strict=True)]
+    own = [np.array(v.numpy()) for v in model.trainable_variables]
+    with distributed.averaged(model, optimizer):
+        for found, average in zip(model.trainable_variables, wanted, strict=True):
+            np.testing.assert_allclose(found.numpy(), average, rtol=1e-5)
+    for found, before in zip(model.trainable_variables, own, strict=True):
+        np.testing.assert_array_equal(found.numpy(), before)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

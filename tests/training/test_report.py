@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
 import re
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from training import baselines, metrics, plots, report
+from training import baselines, gate, metrics, plots, report
 
 RNG = np.random.default_rng(20171001)
 VOID = {"meta", "img", "br", "link", "input"}
@@ -30,6 +31,15 @@ def forecast_case(k: int = 3, n: int = 300) -> dict[str, Any]:
         "outcome": outcome,
         "tiers": [f"t{i}" for i in range(k)],
     }
+
+
+VERDICT = gate.Verdict(
+    ("members now in t1 are <strange>",),
+    {"model": 0.61, "markov": 0.7, "published": 0.6},
+    (gate.TierCalibration("t0", 150, 0.02, 0.04), gate.TierCalibration("t1", 150, 0.09, 0.04)),
+    {},
+    ("not compared with x",),
+)
 
 
 def comparison_of(case: dict[str, Any]) -> metrics.Comparison:
@@ -52,6 +62,8 @@ def inputs_of(case: dict[str, Any], **changes: Any) -> report.ReportInputs:
         "versions": {"model": "hybrid-1"},
         "rows": {"events": 155848},
         "notes": ["A sample of 300 members."],
+        "gate": VERDICT,
+        "judged_as_of": dt.date(2017, 7, 1),
     }
     return report.ReportInputs(**(sound | changes))
 
@@ -249,3 +261,41 @@ def test_summary_writes_a_dash_where_a_figure_is_undefined() -> None:
 @pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 9])
 def test_tier_colours_are_distinct(k: int) -> None:
     assert len(set(plots.tier_colours(k))) == k
+
+
+def test_what_the_gate_said_stands_in_the_page() -> None:
+    case = forecast_case()
+    page = report.render(inputs_of(case))
+    for said in (
+        "This model was refused",
+        "members now in t1 are &lt;strange&gt;",
+        "as of\n1 July 2017",
+        "300 members",
+    ):
+        assert said in page
+    assert "The model published before</th><td>0.600" in page
+    published = report.render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=())))
+    assert "Why this model was published" in published
+    assert "was refused" not in report.render(inputs_of(case, gate=None))
+
+
+def test_challengers_stand_beside_the_model_with_intervals() -> None:
+    case = forecast_case()
+    counts = baselines.transition_counts(case["current"], case["outcome"], 3)
+    rivals = {"lightgbm": np.full((300, 3), 1 / 3), "forest": case["probabilities"]}
+    found = metrics.compare(
+        **case, baselines=baselines.fit_baselines(counts), challengers=rivals, failed={"logistic": "no <end>"}, draws=50
+    )
+    page = report.render(inputs_of(case, comparison=found))
+    for said in (
+        "<th>LightGBM</th>",
+        "Better by more than chance?",
+        "Logistic regression could not be fitted: no &lt;end&gt;",
+    ):
+        assert said in page
+    assert "Random forest, has a logloss of" in page
+    assert "chance explains the difference" in page
+    said = "\n".join(report.summary_lines(found))
+    assert "lightgbm" in said
+    assert "95 % intervals" in said
+    assert "logistic could not be fitted" in said

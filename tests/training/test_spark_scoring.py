@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 from pathlib import Path
@@ -17,11 +18,12 @@ from features import tables
 from features.errors import TrainingDataError
 from features.table_files import TableFile, UserRange, user_ranges, write_file
 from jobs.scoring import Members, score, write_scores
-from tests.training.training_examples import CONTRACT, SMALL, example_rows
+from tests.training.training_examples import CONTRACT, SCORING, SMALL, example_rows
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
+from training.calibration import Calibration
 from training.loop import build_model
-from training.settings import ModelSettings, ScoringSettings
+from training.settings import ModelSettings
 from training.spark_scoring import (
     Predictor,
     arrow_rows,
@@ -33,7 +35,6 @@ from training.spark_scoring import (
 from training.statistics import Statistics
 from training.tensors import input_schema
 
-SCORING = ScoringSettings(model_version="latest", rows_per_range=50, model_rows=16, padding=0.15, xla=False)
 ROWS = example_rows(130, 3)
 DATE, MOMENT = dt.date(2025, 3, 1), dt.datetime(2025, 3, 2, tzinfo=dt.UTC)
 TIERS = CONTRACT.tiers
@@ -55,6 +56,7 @@ def _bundle(models: str, name: str) -> Manifest:
         libraries={},
         created_at="",
         files={},
+        calibration=Calibration.none(len(CONTRACT.tiers)),
     )
     path = Path(models) / "made.keras"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,17 @@ def test_half_precision_changes_probabilities_little(models: str, manifest: Mani
     exact, found = (predictor_of_worker(models, manifest.version, s)(SEQUENCES) for s in (SCORING, half))
     assert 0 < np.abs(found - exact).max() < 0.03
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+
+
+def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, manifest: Manifest) -> None:
+    mended = dataclasses.replace(manifest, calibration=Calibration((0.5, 1.0, 2.0), ((0.3, 0.0, -0.1),) * 3))
+    raw = predictor_of_worker(models, manifest.version, SCORING)(SEQUENCES)
+    current = SEQUENCES["current_tier_rank"].to_numpy().astype(np.int64)
+    rows = score(spark, _members(SEQUENCES, 3), mended, models, SCORING).toArrow().sort_by("user_id")
+    found = np.stack([rows[f"p_{tier}"].to_numpy() for tier in TIERS], axis=1)
+    order = np.argsort(SEQUENCES["user_id"].to_pylist())
+    np.testing.assert_allclose(found, mended.calibration(raw, current)[order], atol=1e-6)
+    assert np.abs(found - raw[order]).max() > 0.05
 
 
 def test_columns(scores: DataFrame) -> None:

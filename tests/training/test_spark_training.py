@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -15,13 +16,15 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from features.errors import RankFailedError
-from tests.training.training_examples import CONTRACT, SMALL, example_tables, plan, settings
+from features.errors import BundleError, RankFailedError
+from tests.training.training_examples import CONTRACT, JUDGING, SMALL, example_tables, plan, settings
 from training import checkpoint
 from training.bundle import LATEST, read_manifest
+from training.calibration import Calibration
 from training.loop import Plan
 from training.settings import ModelSettings
 from training.spark_training import RankOutput, Trained, run_ranks, train_model
+from training.spark_verdict import Judging
 
 pytest.importorskip("horovod.spark")
 
@@ -71,7 +74,9 @@ def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path)
 
     def run(rows: DataFrame) -> Trained:
         tables = {"tables": {"sequences": 1}}
-        return train_model(spark, rows, outcomes, CONTRACT, chosen, settings(epochs=1), models, staging, tables, False)
+        return train_model(
+            spark, rows, outcomes, CONTRACT, chosen, settings(epochs=1), JUDGING, models, staging, tables, False
+        )
 
     first = run(sequences)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -83,6 +88,42 @@ def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path)
     assert first.manifest.provenance["tables"] == {"sequences": 1}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
     assert not list((tmp_path / "staging" / "trainings").iterdir())
+
+
+def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(spark: SparkSession, tmp_path: Path) -> None:
+    sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
+    models, staging = str(tmp_path / "models"), str(tmp_path / "staging")
+    chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
+
+    def run(judging: Judging) -> Trained:
+        return train_model(
+            spark, sequences, outcomes, CONTRACT, chosen, settings(epochs=1), judging, models, staging, {}, False
+        )
+
+    strict = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"better_than_markov": 5.0}))
+    refused = run(strict).manifest
+    assert refused.verdict is not None
+    assert not refused.verdict.published
+    assert [r for r in refused.verdict.reasons if "of markov by 5 or more" in r]
+    assert sum(c.rows for c in refused.verdict.calibration) == 40
+    with pytest.raises(BundleError, match="no model is published"):
+        read_manifest(models, LATEST)
+    assert read_manifest(models, refused.version) == refused
+    assert not run(strict).created
+
+    written = Path(models, refused.version, "model.keras").stat().st_mtime_ns
+    published = run(JUDGING)
+    assert published.created
+    assert Path(models, refused.version, "model.keras").stat().st_mtime_ns == written  # not trained again
+    assert read_manifest(models, LATEST) == published.manifest
+    assert published.manifest.calibration == refused.calibration != Calibration.none(3)
+
+    again = dataclasses.replace(JUDGING, calibration=JUDGING.calibration.model_copy(update={"method": "none"}))
+    other = run(again).manifest
+    assert other.version != refused.version
+    assert other.verdict is not None
+    assert set(other.verdict.figures) == {"model", "markov", "published"}
+    assert other.calibration == Calibration.none(3)
 
 
 def test_bad_input_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:

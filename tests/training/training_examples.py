@@ -13,8 +13,9 @@ import pyarrow as pa
 from features.contract import Contract
 from training.feed import ShardSet
 from training.loop import Plan
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import CalibrationSettings, GateSettings, ModelSettings, ScoringSettings, TrainingSettings
 from training.spark_examples import example_schema, write_shards
+from training.spark_verdict import Judging
 from training.statistics import Statistics
 
 CONTRACT = Contract(
@@ -42,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.005,
     "warmup_epochs": 1,
     "weight_decay": 0.001,
+    "average_decay": 0.0,
     "patience": 4,
     "auxiliary_weight": 0.3,
     "mixed_precision": False,
@@ -55,6 +57,15 @@ SETTINGS: dict[str, Any] = {
     "start_timeout_seconds": 60,
     "network_interfaces": ["lo"],
 }
+
+SCORING = ScoringSettings(model_version="latest", rows_per_range=50, model_rows=16, padding=0.15, xla=False)
+JUDGING = Judging(
+    CalibrationSettings(method="vector", least_rows=20),
+    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1000),
+    SCORING,
+    max_rows=1000,
+)
+"""Publishes whatever is trained."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "hybrid": {"max_events": 24, "embedding": 3, "units": 6, "dense": 8, "dropout": 0.0},

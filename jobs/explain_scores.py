@@ -1,0 +1,88 @@
+"""Scores of an as-of date in; out come the reasons of each member's chance to move."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as f
+
+from features import delta, table_files, tables
+from features.errors import DateError
+from features.source import source_errors
+from jobs.job import Job, Run, main, parser, reconcile
+from training.bundle import check_fits, read_manifest
+from training.spark_explanations import explained
+
+ARGUMENTS = parser(
+    "explain_scores",
+    reads="scores and sequences of the as-of date, and the bundle that gave the scores.",
+    writes="score_reasons, in place of those of the date; runs.",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01 --where 'p_upgrade > 0.3'",
+    as_of="required",
+)
+ARGUMENTS.add_argument("--where", metavar="SQL", help="only members whose row of scores meets this condition")
+
+
+def run(job: Job) -> None:
+    """Explain each date that is not explained already."""
+    for date in job.as_of:
+        with job.run("explain_scores", date) as record:
+            explain_scores(job, record, date, getattr(job.options, "where", None))
+
+
+def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> None:
+    """Write the reasons of one as-of date in one commit."""
+    settings, uri = job.settings, job.uri("score_reasons")
+    record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("scores", "sequences")}
+    scores = _scored(job, record, date)
+    (version, of_scores), *_ = scores.select("model_version", "inputs_id").distinct().collect()
+    manifest = read_manifest(settings.storage.models, version)
+    check_fits(manifest, settings.contract)
+    record.model_version = version
+    delta.ensure(job.spark, uri, tables.SCORE_REASONS)
+    seen = delta.version(job.spark, uri)
+    # Spark keeps the first 32 characters of a text as its bounds: one fingerprint fits.
+    inputs = table_files.fingerprint(of_scores, settings.explanation.model_dump(), where)
+    if table_files.inputs_at(uri, seen, date) == {inputs}:
+        record.status = "unchanged"
+        return
+    with source_errors("--where"):
+        chosen = scores.where(where or "true").select("user_id").cache()
+        members = chosen.count()
+    if not members:
+        raise DateError(f"no member scored as of {date} meets --where {where!r}")
+    sequences = delta.read(job.spark, job.uri("sequences"), record.versions["sequences"])
+    rows = sequences.where(delta.date_is("as_of_date", date)).join(chosen, "user_id", "left_semi")
+    rows = rows.repartition(job.spark.sparkContext.defaultParallelism, "user_id")
+    reasons = explained(rows, settings.storage.models, manifest, settings.explanation).withColumns(
+        {"as_of_date": f.lit(date), "model_version": f.lit(version), "inputs_id": f.lit(inputs)}
+    )
+    record.versions["score_reasons"] = delta.commit(
+        reasons, uri, tables.SCORE_REASONS, record.id, seen, delta.date_is("as_of_date", date)
+    )
+    written = delta.read(job.spark, uri, record.versions["score_reasons"]).where(delta.date_is("as_of_date", date))
+    record.counts = {"members": written.select("user_id").distinct().count(), "rows": written.count()}
+    reconcile(f"members explained as of {date}", members, record.counts["members"])
+
+
+def _scored(job: Job, record: Run, date: dt.date) -> DataFrame:
+    scores = delta.read(job.spark, job.uri("scores"), record.versions["scores"]).where(
+        delta.date_is("as_of_date", date)
+    )
+    sequences = delta.read(job.spark, job.uri("sequences"), record.versions["sequences"])
+    for name, rows, mend in (("scores", scores, "score_users"), ("sequences", sequences, "build_sequences")):
+        if rows.where(delta.date_is("as_of_date", date)).isEmpty():
+            raise DateError(f"there are no {name} as of {date} to explain: run {mend} for it first")
+    return scores
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

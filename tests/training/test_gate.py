@@ -1,0 +1,80 @@
+"""The gate: models that deserve to be refused are, with the reason, and a good one is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from tests.training.test_calibration import made
+from training.baselines import fit_baselines, transition_counts
+from training.gate import Verdict, error_by_chance, judge
+from training.settings import GateSettings
+
+TIERS = ("base", "silver", "gold")
+GATE = GateSettings(better_than_markov=0.0, worse_than_published=0.01, calibration_error=0.03, least_members=100)
+TRUTH, CURRENT, OUTCOME = made(6000, 5)
+MARKOV = fit_baselines(transition_counts(CURRENT, OUTCOME, 3))["markov"].predict(CURRENT)
+
+
+def verdict(p: np.ndarray, published: np.ndarray | None = None, **bounds: float) -> Verdict:
+    rivals = {"markov": MARKOV} | ({} if published is None else {"published": published})
+    return judge(p, CURRENT, OUTCOME, TIERS, rivals, GATE.model_copy(update=bounds), ["a note"])
+
+
+def test_a_good_model_is_published() -> None:
+    found = verdict(TRUTH)
+    assert found.published
+    assert found.reasons == ()
+    assert found.figures["model"] < found.figures["markov"]
+    assert [c.tier for c in found.calibration] == list(TIERS)
+    assert found.lines("v1") == ["model v1: published", "  (a note)"]
+    assert Verdict.from_dict(found.to_dict()) == found
+
+
+def test_a_model_of_shuffled_labels_is_refused() -> None:
+    shuffled = np.random.default_rng(1).permutation(TRUTH)
+    found = verdict(shuffled)
+    assert not found.published
+    assert any("is not below" in reason and "of markov" in reason for reason in found.reasons)
+
+
+def test_an_overconfident_model_is_refused() -> None:
+    found = verdict(softmax(np.log(TRUTH) / 0.3, axis=1), better_than_markov=-9)
+    assert [reason for reason in found.reasons if reason.startswith("members now in base: the calibration error")]
+
+
+def test_a_model_that_says_little_more_than_nothing_is_refused() -> None:
+    barely = 0.02 * TRUTH + 0.98 / 3
+    assert not verdict(barely).published
+
+
+def test_a_model_worse_than_the_published_one_is_refused() -> None:
+    worse = 0.8 * TRUTH + 0.2 / 3
+    assert verdict(worse, calibration_error=1).published
+    (reason,) = verdict(worse, published=TRUTH, calibration_error=1).reasons
+    assert "of published" in reason
+    assert verdict(TRUTH, published=TRUTH).published
+
+
+def test_a_tier_that_is_never_forecast_refuses() -> None:
+    p = TRUTH.copy()
+    p[:, 2] = np.minimum(p[:, 2], p[:, :2].max(axis=1) * 0.99)
+    p /= p.sum(axis=1, keepdims=True)
+    reached = int((OUTCOME == 2).sum())
+    found = verdict(p, better_than_markov=-9, calibration_error=1)
+    assert found.reasons == (f"no member is forecast in gold, which {reached} members reached",)
+    assert verdict(p, better_than_markov=-9, calibration_error=1, least_members=reached + 1).published
+
+
+@pytest.mark.parametrize("rows", [200, 5000])
+def test_chance_alone_explains_less_with_more_rows(rows: int) -> None:
+    """A perfect forecast stays below the bound of chance 19 times of 20, whatever the number of rows."""
+    from training.gate import calibration_error
+
+    above = []
+    for seed in range(60):
+        truth, _, outcome = made(rows, seed)
+        above.append(calibration_error(truth, outcome) > error_by_chance(truth))
+    assert sum(above) <= 9
+    assert error_by_chance(made(200)[0]) > 2 * error_by_chance(made(5000)[0])

@@ -1,0 +1,155 @@
+"""The gate: whether a trained model earns its place, decided on a date whose rows taught its network nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import log_loss
+
+from training.metrics import BINS, predicted_ranks, reliability_curve
+from training.settings import GateSettings
+
+Floats = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]
+
+_SIMULATIONS = 200
+_QUANTILE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class TierCalibration:
+    """How far the forecasts for members of one current tier are from what came true.
+
+    Attributes:
+        tier: current tier.
+        rows: members.
+        error: class-wise calibration error over equal-mass bins.
+        chance: the error that a perfect forecast stays below in 95 of 100 samples of so many members (consistency
+            resampling, Broecker and Smith 2007).
+    """
+
+    tier: str
+    rows: int
+    error: float
+    chance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a model is published.
+
+    Attributes:
+        reasons: why not; empty where it is.
+        figures: loglosses that were compared, by name.
+        calibration: by current tier.
+        bounds: the settings that it was judged by.
+        notes: what could not be compared.
+    """
+
+    reasons: tuple[str, ...]
+    figures: Mapping[str, float]
+    calibration: tuple[TierCalibration, ...]
+    bounds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether `latest` may name the model."""
+        return not self.reasons
+
+    def lines(self, version: str) -> list[str]:
+        """The verdict in words."""
+        said = f"model {version}: " + ("published" if self.published else "refused, it stays out of `latest`")
+        return [said, *(f"  - {reason}" for reason in self.reasons), *(f"  ({note})" for note in self.notes)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, the inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Verdict:
+        """Rebuild from `to_dict`."""
+        return cls(
+            tuple(stored["reasons"]),
+            dict(stored["figures"]),
+            tuple(TierCalibration(**tier) for tier in stored["calibration"]),
+            dict(stored["bounds"]),
+            tuple(stored["notes"]),
+        )
+
+
+def judge(
+    probabilities: Floats,
+    current: Ranks,
+    outcome: Ranks,
+    tiers: Sequence[str],
+    rivals: Mapping[str, Floats],
+    settings: GateSettings,
+    notes: Sequence[str] = (),
+) -> Verdict:
+    """Compare a model with its rivals and with its own probabilities.
+
+    Args:
+        probabilities: [n, K] of the model, as it would be published.
+        current: [n] ranks.
+        outcome: [n] ranks.
+        tiers: names, lowest first.
+        rivals: [n, K] probabilities for the same rows of `markov`, and of the `published` model where there is one.
+        settings: margins and bounds.
+        notes: what could not be compared.
+    """
+    ranks = np.arange(len(tiers))
+    losses = {name: float(log_loss(outcome, p, labels=ranks)) for name, p in rivals.items()}
+    own = float(log_loss(outcome, probabilities, labels=ranks))
+    by_tier = tuple(_calibration(probabilities, current, outcome, tiers))
+    reasons = [
+        f"its logloss of {own:.4f} is not below the {losses[name]:.4f} of {name}"
+        + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}")
+        for name, margin in (("markov", -settings.better_than_markov), ("published", settings.worse_than_published))
+        if name in losses and own > losses[name] + margin
+    ]
+    reasons += [
+        f"members now in {c.tier}: the calibration error of {c.error:.3f} is above the bound of "
+        f"{settings.calibration_error:g}, and above the {c.chance:.3f} that chance explains with {c.rows} members"
+        for c in by_tier
+        if c.rows >= settings.least_members and c.error > max(settings.calibration_error, c.chance)
+    ]
+    predicted = np.bincount(predicted_ranks(probabilities), minlength=len(tiers))
+    reached = np.bincount(outcome, minlength=len(tiers))
+    reasons += [
+        f"no member is forecast in {tier}, which {reached[k]} members reached"
+        for k, tier in enumerate(tiers)
+        if not predicted[k] and reached[k] >= settings.least_members
+    ]
+    return Verdict(tuple(reasons), {"model": own, **losses}, by_tier, settings.model_dump(), tuple(notes))
+
+
+def _calibration(probabilities: Floats, current: Ranks, outcome: Ranks, tiers: Sequence[str]) -> list[TierCalibration]:
+    found = []
+    for rank, tier in enumerate(tiers):
+        p, came = probabilities[current == rank], outcome[current == rank]
+        if len(p):
+            found.append(TierCalibration(tier, len(p), calibration_error(p, came), error_by_chance(p)))
+    return found
+
+
+def calibration_error(probabilities: Floats, outcome: Ranks, bins: int = BINS) -> float:
+    """Mean over the tiers of the gap between forecast and observed shares in equal-mass bins; see `metrics`."""
+    return float(
+        np.mean([reliability_curve(p, outcome == k, bins).error for k, p in enumerate(probabilities.T)], dtype=float)
+    )
+
+
+def error_by_chance(probabilities: Floats, bins: int = BINS) -> float:
+    """The 95 % quantile of the calibration error if each member's outcome is drawn from its own forecast."""
+    chance = np.random.default_rng(0)
+    edges = probabilities.cumsum(axis=1)
+    errors = []
+    for _ in range(_SIMULATIONS):
+        drawn = (chance.random(len(edges))[:, None] > edges).sum(axis=1).clip(max=edges.shape[1] - 1)
+        errors.append(calibration_error(probabilities, drawn, bins))
+    return float(np.quantile(errors, _QUANTILE))
