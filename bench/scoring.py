@@ -18,6 +18,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.types import ArrayType, DoubleType
 
 from bench.events import TYPES
+from bench.sequences import emptied
 from features import uri
 from features.aggregates import aggregate_columns
 from features.contract import AGE, Contract, array_column
@@ -25,7 +26,7 @@ from features.sequences import SequenceSpec
 from features.table_files import AddedFile, TableFile, write_file
 from features.tiers import MICROS, TierRule
 from features.totals import AggregateSpec
-from jobs.scoring import Members, score
+from jobs.scoring import Members, score, write_scores
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
@@ -45,7 +46,7 @@ from training.tensors import (
     to_tensors,
 )
 
-SETTINGS = ScoringSettings(model_version="latest", rows_per_range=65_536, model_rows=512, padding=0.15, xla=False)
+SETTINGS = ScoringSettings(model_version="latest", rows_per_range=65_536, model_rows=256, padding=0.15, xla=False)
 TENSORS = ("channels", "codes", "mask", "aggregates", "tier")
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -104,8 +105,17 @@ def sampled(files: Sequence[AddedFile], users: int, place: str, as_of: dt.date) 
 
 
 def tiercast(spark: SparkSession, members: Members, manifest: Manifest, models: str) -> DataFrame:
-    """The job's own scores."""
+    """The job's own scores, as rows."""
     return score(spark, members, manifest, models, SETTINGS)
+
+
+def written(spark: SparkSession, members: Members, manifest: Manifest, models: str, out: str) -> None:
+    """The job's own scores as the job makes them: tasks write them as files of a table."""
+    added = {
+        "scored_at": pa.scalar(dt.datetime.now(dt.UTC), pa.timestamp("us", "UTC")),
+        "inputs_id": pa.scalar("bench"),
+    }
+    write_scores(spark, members, manifest, models, SETTINGS, emptied(out), added)
 
 
 def by_user(spark: SparkSession, rows: DataFrame, manifest: Manifest, models: str) -> DataFrame:
@@ -217,7 +227,7 @@ def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
     predictor = predictor_of_worker(models, version, SETTINGS)
     encoded = Encoded.of(rows.combine_chunks(), predictor.contract, predictor.encoding)
     calls = [
-        (members, encoded.padded(members, width, SETTINGS.model_rows))
+        (members, encoded.padded(members, width, predictor.rows_of_call(len(members))))
         for members, width in predictor.calls(encoded.lengths)
     ]
     while True:

@@ -1,7 +1,7 @@
 """Scoring rows of `sequences` in Spark's workers: a predictor that each worker loads once, and a UDF of it for SQL.
 
 The network is loaded once per Python worker and never by the driver. A row's padded width follows from its own length
-and the rows of a call are always as many, so a forecast does not depend on the rows it is computed with.
+and calls have multiples of some rows, so a forecast does not depend on the rows it is computed with.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_sch
 
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 
+ROWS_TOGETHER = 64
+"""Calls of a multiple of these rows compute each row alike, bit by bit: so many fill the vectors and blocks of matrix
+products. Fewer would leave fewer empty rows, but change the last digit."""
+
 _loaded: dict[tuple[str, str, str], Predictor] = {}
 """Predictors of this Python worker by models URI, version and settings: it outlives tasks, closures do not."""
 
@@ -47,7 +51,7 @@ class Predictor:
     Attributes:
         contract: what the rows mean.
         encoding: vocabulary and normalisation.
-        network: from padded tensors of `model_rows` rows to probabilities.
+        network: from padded tensors of some rows, see `rows_of_call`, to probabilities.
     """
 
     def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
@@ -59,8 +63,10 @@ class Predictor:
         self._rows, padding = settings.model_rows, settings.padding
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
         self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), padding)
-        names = list(model.input)
-        signature = {n: tf.TensorSpec([self._rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
+        # XLA compiles each shape anew.
+        self._together = self._rows if settings.xla else min(self._rows, ROWS_TOGETHER)
+        rows, names = self._rows if settings.xla else None, list(model.input)
+        signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
         self.network = tf.function(
             lambda batch: model(batch, training=False)["tier"],
             input_signature=[signature],
@@ -73,11 +79,15 @@ class Predictor:
         encoded = Encoded.of(rows, self.contract, self.encoding)
         found = np.empty((rows.num_rows, len(self.contract.tiers)))
         for members, width in self.calls(encoded.lengths):
-            tensors = encoded.padded(members, width, self._rows)
+            tensors = encoded.padded(members, width, self.rows_of_call(len(members)))
             found[members] = self.network(tensors).numpy()[: len(members)]
         if not np.isfinite(found).all():
             raise ValueError(f"model {self._version} gives probabilities that are not finite")
         return np.asarray(found / found.sum(axis=1, keepdims=True))
+
+    def rows_of_call(self, members: int) -> int:
+        """Rows of a call for so many members, the last ones empty; answers are equal for any number that this gives."""
+        return -(-members // self._together) * self._together
 
     def calls(self, lengths: Array) -> Iterator[tuple[Array, int]]:
         """The rows [up to `model_rows`] and padded width of each call of the network, by the rows' own lengths."""

@@ -36,7 +36,7 @@ class Moments:
 
     def add(self, values: Array) -> None:
         """Add values of any shape; NaN counts as missing."""
-        known = values[~np.isnan(values)]
+        known = np.asarray(values[~np.isnan(values)], np.float64)
         self.count += len(known)
         self.total += float(known.sum())
         self.squares += float(np.square(known).sum())

@@ -26,7 +26,7 @@ PADDING, UNKNOWN, FIRST_CODE = 0, 1, 2
 TIME_CHANNELS = ("age", "gap", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos")
 """Channels of every event that follow from its age and the as-of date."""
 
-_DAY = 86_400
+_DAY, _WEEK = 86_400, 604_800  # seconds
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, Monday being 0
 
 
@@ -45,11 +45,11 @@ class Scale:
 
     def apply(self, values: Array) -> Array:
         """Normalised float32 values of the same shape, 0 for missing ones (NaN)."""
-        scaled = np.clip(values, self.least, self.greatest)
-        scaled -= self.mean
-        scaled /= self.deviation
-        scaled[np.isnan(scaled)] = 0
-        return np.asarray(scaled, np.float32)
+        scaled = np.clip(np.asarray(values, np.float32), self.least, self.greatest)
+        scaled -= np.float32(self.mean)
+        scaled *= np.float32(1 / self.deviation)
+        np.copyto(scaled, 0, where=np.isnan(scaled))
+        return scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,14 @@ def input_schema(contract: Contract) -> pa.Schema:
 
 
 def signed_log(values: Array) -> Array:
-    """sign(x) * log(1 + |x|) in float64: tames money and counts alike, and is defined for refunds."""
-    wide = np.asarray(values, np.float64)
-    return np.copysign(np.log1p(np.abs(wide)), wide)
+    """sign(x) * log(1 + |x|) in float32: tames money and counts alike, and is defined for refunds.
+
+    What is not finite is NaN.
+    """
+    given = np.asarray(values)
+    logged = np.log1p(np.abs(given)).astype(np.float32, copy=False)
+    np.copyto(logged, np.nan, where=np.isinf(logged))
+    return np.copysign(logged, given, dtype=np.float32, casting="unsafe")
 
 
 def to_tensors(
@@ -229,7 +234,7 @@ def column(rows: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
 def numeric_events(rows: pa.Table | pa.RecordBatch, contract: Contract) -> dict[str, Array]:
     """Age, gap and numeric channels of all events of all rows, one after the other, after their logarithm.
 
-    Float64 [events] each, NaN where an event has no value. These are the values that `Encoding.channels` scales.
+    Float32 [events] each, NaN where an event has no value. These are the values that `Encoding.channels` scales.
     """
     return _logged(_Events.of(rows, contract), contract)
 
@@ -245,20 +250,21 @@ def aggregate_inputs(rows: pa.Table | pa.RecordBatch, contract: Contract, encodi
 
 
 def aggregate_values(rows: pa.Table | pa.RecordBatch, name: str) -> Array:
-    """[n] float64 signed logarithm of an aggregate, NaN where it is null or not finite."""
-    values = column(rows, name).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return signed_log(np.where(np.isfinite(values), values, np.nan))
+    """[n] float32 signed logarithm of an aggregate, NaN where it is null or not finite."""
+    return signed_log(column(rows, name).cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Events:
     """All events of n rows, one after the other.
 
-    `lengths` [n]; `flat` maps array columns to Arrow arrays [events]; `day` [events] is the as-of day since 1970.
+    `lengths` [n]; `flat` maps array columns to Arrow arrays [events]; `age` [events] seconds before the as-of instant;
+    `day` [events] the as-of day since 1970.
     """
 
     lengths: npt.NDArray[np.int64]
     flat: Mapping[str, pa.Array]
+    age: npt.NDArray[np.int64]
     day: npt.NDArray[np.int64]
 
     @classmethod
@@ -274,7 +280,8 @@ class _Events:
             raise ValueError(f"a sequence has {longest} events, more than the contract's length {contract.length}")
         days = column(rows, AS_OF).cast(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = {name: values.flatten() for name, values in lists.items()}
-        return cls(lengths[AGE], flat, np.repeat(days, lengths[AGE]))
+        ages = flat[AGE].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        return cls(lengths[AGE], flat, np.maximum(ages, 0), np.repeat(days, lengths[AGE]))
 
     def first(self) -> npt.NDArray[np.int64]:
         """Index of the first event of each row that has one."""
@@ -287,19 +294,19 @@ def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _logged(events: _Events, contract: Contract) -> dict[str, Array]:
-    age = _ages(events)
-    gap = np.maximum(-np.diff(age, prepend=age[:1]), 0.0)
-    gap[events.first()] = 0.0
-    found = {"age": np.log1p(age / _DAY), "gap": np.log1p(gap / _DAY)}
+    gap = np.zeros_like(events.age)
+    np.subtract(events.age[:-1], events.age[1:], out=gap[1:])
+    gap[events.first()] = 0
+    found = {"age": _logged_days(events.age), "gap": _logged_days(np.maximum(gap, 0, out=gap))}
     for channel in contract.numeric:
-        raw = events.flat[array_column(channel)].cast(pa.float64()).to_numpy(zero_copy_only=False)
-        found[channel] = signed_log(np.where(np.isfinite(raw), raw, np.nan))
+        raw = events.flat[array_column(channel)].cast(pa.float32()).to_numpy(zero_copy_only=False)
+        found[channel] = signed_log(raw)
     return found
 
 
-def _ages(events: _Events) -> Array:
-    ages = events.flat[AGE].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return np.maximum(ages, 0).astype(np.float64)
+def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
+    days = np.multiply(seconds, 1 / _DAY, dtype=np.float32, casting="unsafe")
+    return np.asarray(np.log1p(days, out=days))
 
 
 def _event_channels(events: _Events, contract: Contract, encoding: Encoding) -> Array:
@@ -308,11 +315,11 @@ def _event_channels(events: _Events, contract: Contract, encoding: Encoding) -> 
     for place, name in enumerate(["age", "gap", *[None] * 4, *contract.numeric]):
         if name is not None:
             found[:-1, place] = encoding.channels[name].apply(logged[name])
-    # The as-of instant is midnight UTC, so age alone gives the time of day.
-    days = events.day - _ages(events) / _DAY
-    for place, turns in ((2, (days + _EPOCH_WEEKDAY) / 7), (4, days)):
-        # The share of a week or day that has passed is exact to microseconds, its sine to 1e-7 in float32.
-        phase = (2 * np.pi * (turns - np.floor(turns))).astype(np.float32)
+    # The as-of instant is midnight UTC, so age alone gives the time of day; whole seconds lose nothing to rounding.
+    since_monday = (events.day + _EPOCH_WEEKDAY) * _DAY - events.age
+    for place, turn in ((2, _WEEK), (4, _DAY)):
+        since_monday -= since_monday // turn * turn
+        phase = np.multiply(since_monday, 2 * np.pi / turn, dtype=np.float32, casting="unsafe")
         found[:-1, place], found[:-1, place + 1] = np.sin(phase), np.cos(phase)
     return found
 

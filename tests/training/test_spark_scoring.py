@@ -23,6 +23,7 @@ from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
 from training.loop import build_model
+from training.models import REGISTRY
 from training.settings import ModelSettings
 from training.spark_scoring import (
     Predictor,
@@ -112,6 +113,17 @@ def test_half_precision_changes_probabilities_little(models: str, manifest: Mani
     exact, found = (predictor_of_worker(models, manifest.version, s)(SEQUENCES) for s in (SCORING, half))
     assert 0 < np.abs(found - exact).max() < 0.03
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_forecast_does_not_depend_on_how_many_rows_a_call_has(models: str, name: str) -> None:
+    own = _bundle(models, name)
+    predictor = predictor_of_worker(models, own.version, SCORING.model_copy(update={"model_rows": 256}))
+    many = pa.concat_tables([SEQUENCES] * 2)
+    assert {predictor.rows_of_call(n) for n in (1, 64, 65, 256)} == {64, 128, 256}
+    whole = predictor(many)
+    for few in (1, 7, 64, 130):
+        np.testing.assert_array_equal(predictor(many.slice(11, few)), whole[11 : 11 + few])
 
 
 def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, manifest: Manifest) -> None:
