@@ -108,9 +108,9 @@ def signed_log(values: Array) -> Array:
     What is not finite is NaN.
     """
     given = np.asarray(values)
-    logged = np.log1p(np.abs(given)).astype(np.float32, copy=False)
+    logged = np.log1p(np.abs(given))
     np.copyto(logged, np.nan, where=np.isinf(logged))
-    return np.copysign(logged, given, dtype=np.float32, casting="unsafe")
+    return np.copysign(logged, given).astype(np.float32, copy=False)
 
 
 def to_tensors(
