@@ -50,6 +50,7 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind
         average_decay=0.0,
         patience=4,
         auxiliary_weight=0.1,
+        ensemble=1,
         mixed_precision=False,
         vocabulary_size=1000,
         shuffle_rows=8192,
@@ -141,7 +142,8 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
     from training import distributed
     from training.feed import prefetch
 
-    distributed.start(False, 1)
+    distributed.start(mixed_precision=False)
+    distributed.seed(1)
     model = build_model(plan.model, plan.contract, plan.encoding)
     optimizer = distributed.adamw(0.001, 0.01, 0.0)
     optimizer.build(model.trainable_variables)

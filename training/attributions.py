@@ -76,18 +76,14 @@ class Explainer:
             settings: points, and what counts as recent.
             rows: members of one call; further ones are calls of their own.
         """
-        import keras
         import tensorflow as tf
 
         from training.loop import tensor_width
-        from training.models.layers import EventEmbedding
+        from training.models.ensemble import members_of
 
         self._manifest, self._settings, self._rows = manifest, settings, rows
         self._width = tensor_width(manifest.model, manifest.contract)
-        (embedding,) = [layer for layer in model.layers if isinstance(layer, EventEmbedding)]
-        self._embedding = embedding
-        taken = [embedding.output, *(model.input[n] for n in ("mask", "aggregates", "tier"))]
-        self._rest = keras.Model(taken, model.output["tier"])
+        self._parts = [_cut(member) for member in members_of(model)]
         calibration = manifest.calibration
         self._scales = tf.constant(calibration.scales, tf.float32)
         self._shifts = tf.constant(calibration.shifts, tf.float32)
@@ -120,7 +116,10 @@ class Explainer:
 
     def _of_members(self, encoded: Encoded, recent: Array, members: Array, points: int) -> tuple[dict[str, Array], ...]:
         tensors = encoded.padded(members, self._width)
-        events = self._embedding(tensors["channels"], codes=tensors["codes"], present=tensors["mask"])
+        events = [
+            embedding(tensors["channels"], codes=tensors["codes"], present=tensors["mask"])
+            for embedding, _ in self._parts
+        ]
         places, weights = np.polynomial.legendre.leggauss(points)
         shares = [0.0, 1.0, *((places + 1) / 2)]
         slopes = [
@@ -147,12 +146,16 @@ class Explainer:
         """Both probabilities [n] at a share of the way, and of each the attribution rates by aggregate and by event."""
         import tensorflow as tf
 
-        at_events, at_aggregates = events * share, aggregates * share
+        at_events, at_aggregates = [embedded * share for embedded in events], aggregates * share
         ranks = tf.range(tier.shape[1], dtype=tf.float32)[None, :]
         now = tf.reduce_sum(tier * ranks, axis=1, keepdims=True)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([at_events, at_aggregates])
-            p = self._rest([at_events, mask, at_aggregates, tier], training=False)
+            answers = [
+                rest([embedded, mask, at_aggregates, tier], training=False)
+                for (_, rest), embedded in zip(self._parts, at_events, strict=True)
+            ]
+            p = tf.add_n(answers) / len(answers)
             logs = tf.math.log(tf.maximum(p, _SMALLEST))
             mended = tf.nn.softmax(logs * tf.linalg.matvec(tier, self._scales)[:, None] + tf.matmul(tier, self._shifts))
             chances = [tf.reduce_sum(tf.where(side, mended, 0.0), axis=1) for side in (ranks > now, ranks < now)]
@@ -161,7 +164,9 @@ class Explainer:
             for chance in chances
         ]
         by_aggregate = [rate[1] * aggregates for rate in rates]
-        by_event = [tf.reduce_sum(rate[0] * events, axis=-1) for rate in rates]
+        by_event = [
+            tf.add_n([tf.reduce_sum(r * e, axis=-1) for r, e in zip(rate[0], events, strict=True)]) for rate in rates
+        ]
         return chances, by_aggregate, by_event
 
     def _event_groups(self, encoded: Encoded, recent: Array, members: Array, tensors: Tensors) -> Array:
@@ -181,6 +186,17 @@ class Explainer:
         place = (np.arange(n)[:, None] * of_events + groups).ravel()
         summed = np.bincount(place, weights=by_event.ravel(), minlength=n * of_events)
         return np.concatenate([by_aggregate @ of_input, summed.reshape(n, of_events)], axis=1)
+
+
+def _cut(network: Any) -> tuple[Any, Any]:
+    """A network's embedding of events, and the rest of it: from these, mask, aggregates and tier to probabilities."""
+    import keras
+
+    from training.models.layers import EventEmbedding
+
+    (embedding,) = [layer for layer in network.layers if isinstance(layer, EventEmbedding)]
+    taken = [embedding.output, *(network.input[n] for n in ("mask", "aggregates", "tier"))]
+    return embedding, keras.Model(taken, network.output["tier"])
 
 
 def _inputs(manifest: Manifest) -> list[str]:

@@ -46,7 +46,7 @@ class Manifest:
         training_dates: as-of dates of the training rows.
         validation_date: as-of date of the rows that chose the epoch.
         metrics: figures of the training: rows, validation loss and accuracy, best epoch, difference between ranks.
-        history: one entry per epoch.
+        history: one entry per epoch, of an ensemble the networks' one after the other.
         provenance: Delta versions of the inputs, identity of the rows, all settings.
         libraries: versions of what trained it.
         created_at: UTC, ISO 8601.
@@ -185,7 +185,7 @@ def load_model(models_uri: str, manifest: Manifest) -> Any:
     """The Keras model of a bundle, loaded in safe mode; raises BundleError if it is damaged or cannot be loaded."""
     import keras
 
-    import training.models.layers  # noqa: F401  (registers the layers)
+    import training.models.joining  # noqa: F401  (registers all layers)
 
     content = read_file(models_uri, manifest, MODEL_FILE)
     with tempfile.TemporaryDirectory() as folder:

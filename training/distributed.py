@@ -35,8 +35,8 @@ class Rank:
         return self.number == 0
 
 
-def start(mixed_precision: bool, seed: int) -> Rank:
-    """Join the other ranks; pin one GPU, or bound the threads; set precision and seed. Call before any tensor is made.
+def start(mixed_precision: bool) -> Rank:
+    """Join the other ranks; pin one GPU, or bound the threads; set the precision. Call before any tensor is made.
 
     Raises:
         RuntimeError: this machine has GPUs, but fewer than ranks.
@@ -60,8 +60,14 @@ def start(mixed_precision: bool, seed: int) -> Rank:
     else:
         bound_threads(THREADS_PER_RANK)
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision and gpus else "float32")
-    keras.utils.set_random_seed(seed)
     return Rank(hvd.rank(), hvd.size(), bool(gpus))
+
+
+def seed(number: int) -> None:
+    """Let fresh weights and dropout follow from a number."""
+    import keras
+
+    keras.utils.set_random_seed(number)
 
 
 def bound_threads(threads: int) -> None:

@@ -7,9 +7,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
 from training.settings import ModelSettings, TrainingSettings
-from training.tensors import Array, Encoding, Tensors
+from training.tensors import Array, Encoding
 
 TRIM = 16
 """Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
+
+_SEEDS_APART = 1_000_003
+"""Between the seeds of an ensemble's members, so that ensembles of neighbouring seeds share none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,30 +95,46 @@ class Plan:
         """How this training makes tensors."""
         return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM)
 
+    def member(self, number: int) -> Plan:
+        """How a network of the ensemble is trained, from 0: with a seed and a checkpoint of its own."""
+        if not number:
+            return self
+        seed = (self.settings.seed + number * _SEEDS_APART) % 2**31
+        return dataclasses.replace(
+            self,
+            key=f"{self.key}-{number}",
+            settings=self.settings.model_copy(update={"seed": seed}),
+            checkpoint_uri=f"{self.checkpoint_uri.removesuffix('.npz')}-{number}.npz",
+        )
+
 
 def tensor_width(model: ModelSettings, contract: Contract) -> int:
     """The largest padded length of a model's inputs; it takes any shorter one that holds the events."""
     return min(int(model.resolved()["max_events"]), contract.length)
 
 
-def build_model(model: ModelSettings, contract: Contract, encoding: Encoding) -> Any:
-    """The Keras model with fresh weights."""
+def build_model(model: ModelSettings, contract: Contract, encoding: Encoding, members: int = 1) -> Any:
+    """The Keras model with fresh weights; with more than one member their ensemble."""
+    from training.models.ensemble import ensemble
     from training.models.layers import Shapes
 
     shapes = Shapes.of(contract, encoding, tensor_width(model, contract))
-    return model_module(model.name).build(shapes, parameters_class(model.name)(**model.parameters))
+    parameters = parameters_class(model.name)(**model.parameters)
+    return ensemble([model_module(model.name).build(shapes, parameters) for _ in range(members)])
 
 
 def in_precision(model: Any, plan: ModelSettings, contract: Contract, encoding: Encoding, precision: str) -> Any:
     """The same network, with the same weights, computing in another precision than that it was loaded with."""
     import keras
 
+    from training.models.ensemble import members_of
+
     if precision == "float32":
         return model
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy(f"mixed_{precision}")
     try:
-        again = build_model(plan, contract, encoding)
+        again = build_model(plan, contract, encoding, len(members_of(model)))
     finally:
         keras.config.set_dtype_policy(usual)
     again.set_weights(model.get_weights())
@@ -133,44 +152,67 @@ def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> fl
 def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, Any]:
     """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
 
+    The networks of an ensemble are trained one after the other, and what is left is one model that averages them.
+
     Args:
         plan: equal on all ranks.
         after_epoch: called with each new entry of the history, once the checkpoint is written.
 
     Returns:
-        JSON-ready: `history`, `best_epoch`, `validation_loss`, `validation_accuracy`, `largest_difference` between the
-        weights of the ranks, `weights` (their number), `resumed_epochs`.
+        JSON-ready: `history` of all members, one after the other; `best_epoch` of the first; `validation_loss` and
+        `validation_accuracy` of the model, `largest_difference` between the weights of the ranks, `weights` (their
+        number), `resumed_epochs`.
     """
-    rank = distributed.start(plan.settings.mixed_precision, plan.settings.seed)
-    state = _State.start(plan, rank)
-    resumed = state.epochs
+    from training.models.ensemble import ensemble
+
+    settings = plan.settings
+    rank = distributed.start(settings.mixed_precision)
+    encoded = feed.EncodedRows(plan.tensor_maker(), settings.kept_rows)
+    trained = [_train_member(plan, number, rank, encoded, after_epoch) for number in range(settings.ensemble)]
+    model = ensemble([member.model for member in trained])
+    difference = distributed.largest_difference(model.variables)
+    if rank.first:
+        _save_model(model, plan.model_uri)
+    loss, accuracy = trained[0].best_validation()
+    if len(trained) > 1:
+        loss, accuracy = _validated(plan, rank, encoded.make, compiled_validation(model))
+    return {
+        "history": [entry for member in trained for entry in member.history],
+        "best_epoch": trained[0].best_epoch,
+        "validation_loss": loss,
+        "validation_accuracy": accuracy,
+        "largest_difference": difference,
+        "weights": int(sum(np.prod(w.shape) for w in model.trainable_variables)),
+        "resumed_epochs": sum(member.resumed for member in trained),
+    }
+
+
+def _train_member(
+    plan: Plan,
+    number: int,
+    rank: distributed.Rank,
+    encoded: feed.EncodedRows,
+    after_epoch: Callable[[Mapping[str, float]], None] | None,
+) -> _State:
+    """A network of the ensemble with the weights of its best epoch."""
+    distributed.seed(plan.member(number).settings.seed)
+    state = _State.start(plan.member(number), number, rank, encoded)
     while state.epochs < plan.settings.epochs and not state.out_of_patience():
         state.run_epoch()
         if rank.first:
-            checkpoint.save(state.snapshot(), plan.checkpoint_uri)
+            checkpoint.save(state.snapshot(), state.plan.checkpoint_uri)
         if after_epoch is not None:
             after_epoch(state.history[-1])
     state.restore(state.model.variables, state.best)
-    difference = distributed.largest_difference(state.model.variables)
-    if rank.first:
-        _save_model(state.model, plan.model_uri)
-    best = state.history[state.best_epoch - 1]
-    return {
-        "history": state.history,
-        "best_epoch": state.best_epoch,
-        "validation_loss": best["validation_loss"],
-        "validation_accuracy": best["validation_accuracy"],
-        "largest_difference": difference,
-        "weights": int(sum(np.prod(w.shape) for w in state.model.trainable_variables)),
-        "resumed_epochs": resumed,
-    }
+    return state
 
 
 @dataclasses.dataclass
 class _State:
-    """A rank between two epochs."""
+    """A rank between two epochs of a network; `number` is the network's place in the ensemble, from 0."""
 
     plan: Plan
+    number: int
     rank: distributed.Rank
     model: Any
     optimizer: Any
@@ -181,18 +223,18 @@ class _State:
     best: list[Array] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
+    resumed: int = 0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def start(cls, plan: Plan, rank: distributed.Rank) -> _State:
+    def start(cls, plan: Plan, number: int, rank: distributed.Rank, encoded: feed.EncodedRows) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
         model = build_model(plan.model, plan.contract, plan.encoding)
         settings = plan.settings
         optimizer = distributed.adamw(settings.peak_learning_rate, settings.weight_decay, settings.average_decay)
         optimizer.build(model.trainable_variables)
         steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
-        encoded = feed.EncodedRows(plan.tensor_maker(), plan.settings.kept_rows)
-        state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
+        state = cls(plan, number, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -203,6 +245,7 @@ class _State:
             state.restore(optimizer.variables, found.optimizer)
             state.best, state.best_loss, state.best_epoch = list(found.best), found.best_loss, found.best_epoch
             state.history = [dict(entry) for entry in found.history]
+            state.resumed = state.epochs
         distributed.broadcast([*model.variables, *optimizer.variables])
         return state
 
@@ -214,6 +257,11 @@ class _State:
     def out_of_patience(self) -> bool:
         """Whether the validation loss has not improved for too long."""
         return self.epochs - self.best_epoch >= self.plan.settings.patience if self.history else False
+
+    def best_validation(self) -> tuple[float, float]:
+        """Validation loss and accuracy of the best epoch."""
+        best = self.history[self.best_epoch - 1]
+        return best["validation_loss"], best["validation_accuracy"]
 
     @staticmethod
     def restore(variables: list[Any], values: Any) -> None:
@@ -235,6 +283,7 @@ class _State:
                 f"the validation loss is {validation_loss} after epoch {self.epochs + 1}: lower training.learning_rate"
             )
         entry = {
+            "member": float(self.number + 1),
             "epoch": float(self.epochs + 1),
             "loss": losses,
             "validation_loss": validation_loss,
@@ -277,7 +326,8 @@ class _State:
             self.epochs,
         )
         loss_sum, seen, began = 0.0, 0, time.monotonic()
-        for batch in self._ahead(batches):
+        before, all_steps = self.number * settings.epochs * steps, settings.ensemble * settings.epochs * steps
+        for batch in feed.prefetch(batches, settings.prefetch_batches):
             done = self.epochs * steps + seen
             self.optimizer.learning_rate = learning_rate(
                 done, settings.epochs * steps, settings.warmup_epochs * steps, settings.peak_learning_rate
@@ -286,21 +336,22 @@ class _State:
             seen += 1
             if self.rank.first:
                 speed = seen * settings.global_batch / (time.monotonic() - began)
-                self.progress.step(done + 1, settings.epochs * steps, loss_sum / seen, speed)
+                self.progress.step(before + done + 1, all_steps, loss_sum / seen, speed)
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> tuple[float, float]:
-        share = max(1, self.plan.settings.global_batch // self.rank.count)
-        make, rank = self.encoded.make, self.rank
-        batches = feed.validation_batches(self.plan.validation, make, rank.number, rank.count, share)
-        totals = np.zeros(3)
-        for batch in self._ahead(batches):
-            totals += np.array([float(v) for v in self.validation_step(batch)])
-        loss, correct, count = distributed.sums(list(totals))
-        return loss / count, correct / count
+        return _validated(self.plan, self.rank, self.encoded.make, self.validation_step)
 
-    def _ahead(self, batches: Iterator[Tensors]) -> Iterator[Tensors]:
-        yield from feed.prefetch(batches, self.plan.settings.prefetch_batches)
+
+def _validated(plan: Plan, rank: distributed.Rank, make: TensorMaker, step: Callable[..., Any]) -> tuple[float, float]:
+    """Mean log-loss and accuracy over the validation rows of all ranks."""
+    share = max(1, plan.settings.global_batch // rank.count)
+    batches = feed.validation_batches(plan.validation, make, rank.number, rank.count, share)
+    totals = np.zeros(3)
+    for batch in feed.prefetch(batches, plan.settings.prefetch_batches):
+        totals += np.array([float(v) for v in step(batch)])
+    loss, correct, count = distributed.sums(list(totals))
+    return loss / count, correct / count
 
 
 def compiled_steps(
@@ -310,17 +361,11 @@ def compiled_steps(
     import keras
     import tensorflow as tf
 
-    signature = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    signature |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
-
-    def log_losses(batch: Any, outputs: Any) -> Any:
-        return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
-
-    @tf.function(input_signature=[signature], jit_compile=False, autograph=False)
+    @tf.function(input_signature=[_signature(model)], jit_compile=False, autograph=False)
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
-            loss = tf.reduce_mean(log_losses(batch, outputs))
+            loss = tf.reduce_mean(_log_losses(batch, outputs))
             if "value" in outputs:
                 values = tf.squeeze(outputs["value"], -1)
                 loss += auxiliary_weight * tf.reduce_mean(
@@ -331,14 +376,35 @@ def compiled_steps(
         )
         return loss
 
-    @tf.function(input_signature=[signature], jit_compile=False, autograph=False)
+    return train_step, compiled_validation(model)
+
+
+def compiled_validation(model: Any) -> Callable[..., Any]:
+    """Compiled validation step of a model: summed log-loss, correct rows, rows."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[_signature(model)], jit_compile=False, autograph=False)
     def validation_step(batch: Any) -> Any:
         outputs = model({name: batch[name] for name in model.input}, training=False)
         found = tf.argmax(outputs["tier"], axis=-1, output_type=tf.int32)
         correct = tf.reduce_sum(tf.cast(found == batch[TARGET_TIER], tf.float32))
-        return tf.reduce_sum(log_losses(batch, outputs)), correct, tf.shape(found)[0]
+        return tf.reduce_sum(_log_losses(batch, outputs)), correct, tf.shape(found)[0]
 
-    return train_step, validation_step
+    return cast(Callable[..., Any], validation_step)
+
+
+def _signature(model: Any) -> dict[str, Any]:
+    """Inputs and targets of a batch."""
+    import tensorflow as tf
+
+    found = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
+    return found | {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+
+
+def _log_losses(batch: Any, outputs: Any) -> Any:
+    import keras
+
+    return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
 
 
 def _save_model(model: Any, address: str) -> None:

@@ -458,6 +458,7 @@ def _evaluation_pictures(comparison: Comparison, colours: Sequence[str]) -> dict
 
 
 def _training_pictures(history: Sequence[Mapping[str, float | None]]) -> dict[str, Picture]:
+    history = [record for record in history if record.get("member", 1) == 1]  # of an ensemble the first network
     epochs = [float(record.get("epoch") or i) for i, record in enumerate(history, start=1)]
     losses = _series(history, {"loss": "training loss", "validation_loss": "validation loss"})
     pace = _series(history, {"learning_rate": "learning rate", "users_per_second": "users per second"})

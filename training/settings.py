@@ -106,6 +106,7 @@ class TrainingSettings(_Strict):
         lt=1,
         description="of the moving average of the weights that is validated and kept; 0: the weights themselves",
     )
+    ensemble: Positive = Field(le=100, description="networks of different seeds whose probabilities are averaged")
     patience: Positive = Field(description="epochs without a better validation loss after which training stops")
     auxiliary_weight: float = Field(ge=0, description="weight of the Huber loss on log1p of the outcome value")
     mixed_precision: bool = Field(description="bfloat16 arithmetic where a GPU is used; weights stay float32")

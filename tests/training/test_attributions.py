@@ -28,13 +28,16 @@ RANK = ROWS["current_tier_rank"].to_numpy().astype(np.int64)
 MENDED = Calibration((0.7, 1.0, 1.6), ((0.2, 0.0, -0.3), (0.0, 0.0, 0.0), (0.1, 0.2, 0.0)))
 
 
-@pytest.fixture(scope="module", params=["hybrid", "lstm", "cnn"])
+@pytest.fixture(scope="module", params=[("hybrid", 1), ("lstm", 1), ("cnn", 1)])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, object]:
     models = str(tmp_path_factory.mktemp("models"))
-    manifest = dataclasses.replace(_bundle(models, request.param), calibration=MENDED)
+    manifest = dataclasses.replace(_bundle(models, *request.param), calibration=MENDED)
     return manifest, bundle.load_model(models, manifest)
 
 
+@pytest.mark.parametrize(
+    "made", [("hybrid", 1), ("lstm", 1), ("cnn", 1), ("transformer", 1), ("cnn", 2)], indirect=True
+)
 def test_parts_add_up_to_the_difference_from_the_average_member(made: tuple[Manifest, object]) -> None:
     manifest, model = made
     found = Explainer(model, manifest, SETTINGS, 16)(ROWS)

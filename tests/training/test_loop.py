@@ -7,19 +7,23 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.errors import StorageError
-from tests.training.training_examples import plan
+from tests.training.training_examples import CONTRACT, example_rows, plan
 from training import checkpoint, distributed
 from training.checkpoint import Checkpoint
-from training.loop import Plan, learning_rate, train
+from training.loop import Plan, in_precision, learning_rate, train
+from training.models import REGISTRY
+from training.tensors import to_tensors
 
 pytest.importorskip("horovod.tensorflow")
+
+from training.models.ensemble import members_of
 
 
 class KilledError(Exception):
@@ -40,7 +44,7 @@ def test_a_plan_round_trips_through_json(tmp_path: Path) -> None:
     assert Plan.from_json(made.to_json()) == made
 
 
-@pytest.mark.parametrize("model", ["hybrid", "cnn", "lstm"])
+@pytest.mark.parametrize("model", sorted(REGISTRY))
 def test_training_learns_and_leaves_a_model(tmp_path: Path, model: str) -> None:
     made = plan(tmp_path, model)
     result = train(made)
@@ -59,17 +63,54 @@ def test_a_resumed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: 
     disturbed = _with_dropout(plan(tmp_path / "disturbed", average_decay=0.9))
     expected = train(whole)
 
-    def stop(entry: Mapping[str, float]) -> None:
-        if entry["epoch"] == 2:
-            raise KilledError
-
     with pytest.raises(KilledError):
-        train(disturbed, stop)
+        train(disturbed, _stopped_at(1, 2))
     resumed = train(disturbed)
     assert (expected["resumed_epochs"], resumed["resumed_epochs"]) == (0, 2)
     assert [e["validation_loss"] for e in resumed["history"]] == [e["validation_loss"] for e in expected["history"]]
     for mine, theirs in zip(_final(disturbed).model, _final(whole).model, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_ensemble_averages_networks_of_seeds_of_their_own(tmp_path: Path) -> None:
+    import keras
+
+    alone, made = plan(tmp_path / "alone", epochs=2), plan(tmp_path / "three", epochs=2, ensemble=3)
+    train(alone)
+    with pytest.raises(KilledError):
+        train(made, _stopped_at(2, 1))
+    result = train(made)
+    assert result["resumed_epochs"] == 3
+    assert [(e["member"], e["epoch"]) for e in result["history"]] == [(m, e) for m in (1, 2, 3) for e in (1, 2)]
+    loaded = keras.saving.load_model(made.model_uri, compile=False, safe_mode=True)
+    members = members_of(loaded)
+    assert len(members) == 3
+    rows = example_rows(64, 2)
+    tensors = to_tensors(rows, CONTRACT, made.encoding, 24)
+    answers = [np.array(member(tensors)["tier"]) for member in members]
+    for number, member in enumerate(members):
+        kept = [v for v in _final(made.member(number)).best if v.dtype == np.float32]  # not the state of dropout
+        for mine, best in zip(member.trainable_variables, kept, strict=True):
+            np.testing.assert_array_equal(mine.numpy(), best)
+    np.testing.assert_array_equal(answers[0], keras.saving.load_model(alone.model_uri)(tensors)["tier"])
+    assert np.abs(answers[1] - answers[2]).max() > 0.001
+    found = np.array(loaded(tensors)["tier"])
+    np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=1e-6)
+    wanted = -np.log(found[np.arange(64), rows["outcome_tier_rank"].to_numpy()]).mean()
+    assert result["validation_loss"] == pytest.approx(wanted, rel=1e-5)
+    assert result["weights"] == 3 * sum(np.prod(w.shape) for w in members[0].trainable_variables)
+    progress = json.loads(Path(made.progress_uri).read_bytes())
+    assert progress["step"] == progress["steps"] == 30
+    half = in_precision(loaded, made.model, CONTRACT, made.encoding, "bfloat16")(tensors)["tier"]
+    np.testing.assert_allclose(half, found, atol=0.03)
+
+
+def _stopped_at(member: int, epoch: int) -> Callable[[Mapping[str, float]], None]:
+    def stop(entry: Mapping[str, float]) -> None:
+        if (entry["member"], entry["epoch"]) == (member, epoch):
+            raise KilledError
+
+    return stop
 
 
 def test_a_finished_training_that_is_started_again_takes_no_step(tmp_path: Path) -> None:
@@ -97,7 +138,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best_weights(tmp_path: 
 def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     import keras
 
-    distributed.start(mixed_precision=False, seed=1)
+    distributed.start(mixed_precision=False)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = distributed.adamw(0.1, 0.0, average_decay=0.75)
     optimizer.build(model.trainable_variables)

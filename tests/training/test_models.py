@@ -30,26 +30,47 @@ def _encoding() -> Any:
 ENCODING = _encoding()
 
 
-@pytest.fixture(params=sorted(REGISTRY))
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "hybrid": {"head": "corn", "tier_aware": True, "join": "cross", "cross_rank": 2, "periods": 3},
+    "transformer": {"head": "cumulative", "tier_aware": True, "join": "gate", "causal": False},
+    "cnn": {"head": "cumulative"},
+    "lstm": {"head": "corn"},
+}
+"""What networks can be told beside their sizes."""
+NETWORKS = {
+    **{name: ModelSettings(name=name, parameters=SMALL[name]) for name in REGISTRY},
+    **{f"{name}, options": ModelSettings(name=name, parameters=SMALL[name] | OPTIONS[name]) for name in REGISTRY},
+}
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def chosen(request: pytest.FixtureRequest) -> ModelSettings:
+    return NETWORKS[request.param]
 
 
 @pytest.fixture
-def model(name: str) -> Any:
+def model(chosen: ModelSettings) -> Any:
     keras.utils.set_random_seed(7)
-    return build_model(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT, ENCODING)
+    return _disturbed(build_model(chosen, CONTRACT, ENCODING))
+
+
+def _disturbed(model: Any) -> Any:
+    """With weights that are not at a start of zeros, at which scales and biases would say nothing."""
+    chance = np.random.default_rng(5)
+    model.set_weights([w + chance.normal(scale=0.1, size=w.shape) for w in model.get_weights()])
+    return model
 
 
 def _tensors(rows: Any = ROWS, width: int = 24) -> Tensors:
     return to_tensors(rows, CONTRACT, ENCODING, width)
 
 
-def test_outputs_are_probabilities_of_the_tiers(model: Any, name: str) -> None:
+def test_outputs_are_probabilities_of_the_tiers(model: Any, chosen: ModelSettings) -> None:
     found = model(_tensors(), training=False)
+    assert np.min(found["tier"]) >= 0
     np.testing.assert_allclose(np.sum(found["tier"], axis=1), np.ones(24), atol=1e-6)
     assert found["tier"].shape == (24, 3)
-    assert ("value" in found) == (name == "hybrid")
+    assert ("value" in found) == (chosen.name in ("hybrid", "transformer"))
 
 
 def test_garbage_in_padded_positions_changes_nothing(model: Any) -> None:
@@ -80,10 +101,22 @@ def test_convolutions_over_a_window_equal_those_over_the_full_width(kernel: int,
     chance = np.random.default_rng(kernel)
     model.set_weights([chance.normal(scale=0.2, size=w.shape) for w in model.get_weights()])
     for length in range(width + 1):
-        cut = [r | {n: r[n][-length:] if length else [] for n in CONTRACT.array_columns} for r in ROWS.to_pylist()]
-        rows = pa.Table.from_pylist(cut, schema=ROWS.schema)
-        short, long = (model(_tensors(rows, w), training=False)["tier"] for w in (length, width))
+        short, long = (model(_tensors(_newest(length), w), training=False)["tier"] for w in (length, width))
         np.testing.assert_allclose(short, long, atol=1e-5)
+
+
+def _newest(length: int) -> pa.Table:
+    """All rows, cut to their newest events."""
+    cut = [r | {n: r[n][-length:] if length else [] for n in CONTRACT.array_columns} for r in ROWS.to_pylist()]
+    return pa.Table.from_pylist(cut, schema=ROWS.schema)
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer, options"])
+def test_every_length_has_the_answer_of_the_full_width(name: str) -> None:
+    model = _disturbed(build_model(NETWORKS[name], CONTRACT, ENCODING))
+    for length in range(1, 25):
+        short, long = (model(_tensors(_newest(length), w), training=False)["tier"] for w in (length, 24))
+        np.testing.assert_allclose(short, long, atol=1e-6)
 
 
 def test_a_row_without_events_has_a_finite_answer(model: Any) -> None:
@@ -99,10 +132,10 @@ def test_loads_in_safe_mode_and_answers_the_same(model: Any, tmp_path: Path) -> 
         np.testing.assert_array_equal(values, loaded(_tensors(), training=False)[key])
 
 
-def test_mixed_precision_keeps_weights_and_answers_in_float32(name: str) -> None:
+def test_mixed_precision_keeps_weights_and_answers_in_float32(chosen: ModelSettings) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        built = build_model(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT, ENCODING)
+        built = build_model(chosen, CONTRACT, ENCODING)
     finally:
         keras.config.set_dtype_policy("float32")
     found = built(_tensors(), training=False)

@@ -64,10 +64,12 @@ def test_several_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("transformer", {}, "no model 'transformer'; there are .*hybrid"),
+        ("perceptron", {}, "no model 'perceptron'; there are .*hybrid"),
         ("hybrid", {"unit": 3}, "'hybrid': unit: Extra inputs"),
         ("lstm", {"dropout": 1.5}, "dropout: Input should be less than 1"),
         ("cnn", {"kernel": "wide"}, "kernel: Input should be a valid integer"),
+        ("lstm", {"head": "ordinal"}, "head: Input should be 'softmax', 'corn' or 'cumulative'"),
+        ("transformer", {"head_size": 7}, "head_size: Input should be a multiple of 2"),
     ],
 )
 def test_mistakes_in_the_model_are_named(name: str, parameters: dict[str, object], message: str) -> None:

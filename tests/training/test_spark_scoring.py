@@ -41,7 +41,7 @@ DATE, MOMENT = dt.date(2025, 3, 1), dt.datetime(2025, 3, 2, tzinfo=dt.UTC)
 TIERS = CONTRACT.tiers
 
 
-def _bundle(models: str, name: str) -> Manifest:
+def _bundle(models: str, name: str, members: int = 1) -> Manifest:
     statistics = Statistics.empty(CONTRACT)
     statistics.add(ROWS, CONTRACT)
     manifest = Manifest(
@@ -64,7 +64,7 @@ def _bundle(models: str, name: str) -> Manifest:
     import keras
 
     keras.utils.set_random_seed(3)
-    build_model(manifest.model, CONTRACT, manifest.encoding).save(path)
+    build_model(manifest.model, CONTRACT, manifest.encoding, members).save(path)
     return bundle.write_bundle(models, manifest, {MODEL_FILE: path.read_bytes()})
 
 

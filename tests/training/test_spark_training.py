@@ -21,7 +21,7 @@ from tests.training.training_examples import CONTRACT, JUDGING, SMALL, example_t
 from training import checkpoint
 from training.bundle import LATEST, read_manifest
 from training.calibration import Calibration
-from training.loop import Plan
+from training.loop import Plan, train
 from training.settings import ModelSettings
 from training.spark_training import RankOutput, Trained, run_ranks, train_model
 from training.spark_verdict import Judging
@@ -64,6 +64,16 @@ def test_invariant_8_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSe
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
     assert together["validation_loss"] == pytest.approx(alone["validation_loss"], abs=1e-4)
     assert _no_rank_is_left()
+
+
+def test_two_ranks_train_an_ensemble_of_transformers_as_one_rank_does(spark: SparkSession, tmp_path: Path) -> None:
+    one, two = (plan(tmp_path / f"{n}", "transformer", ranks=n, ensemble=2, epochs=2) for n in (1, 2))
+    alone, together = train(one), run_ranks(spark, two)
+    assert together["largest_difference"] == 0.0
+    assert together["validation_loss"] == pytest.approx(alone["validation_loss"], abs=1e-4)
+    for number in (0, 1):
+        for mine, theirs in zip(_weights(one.member(number)), _weights(two.member(number)), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
 def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path) -> None:

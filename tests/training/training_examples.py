@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "warmup_epochs": 1,
     "weight_decay": 0.001,
     "average_decay": 0.0,
+    "ensemble": 1,
     "patience": 4,
     "auxiliary_weight": 0.3,
     "mixed_precision": False,
@@ -70,6 +71,19 @@ JUDGING = Judging(
 SMALL: dict[str, dict[str, Any]] = {
     "hybrid": {"max_events": 24, "embedding": 3, "units": 6, "dense": 8, "dropout": 0.0},
     "lstm": {"max_events": 24, "embedding": 3, "first_units": 5, "second_units": 6, "dense": 8, "dropout": 0.0},
+    "transformer": {
+        "max_events": 24,
+        "embedding": 3,
+        "layers": 2,
+        "heads": 2,
+        "head_size": 4,
+        "width": 6,
+        "inner": 8,
+        "dense": 8,
+        "dropout": 0.0,
+        "layer_dropout": 0.0,
+        "causal": True,
+    },
     "cnn": {"max_events": 24, "embedding": 3, "first_filters": 5, "second_filters": 6, "dense": 8},
 }
 """Parameters with which each model is built and trained in a moment."""

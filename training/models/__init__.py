@@ -14,6 +14,7 @@ REGISTRY = {
     "cnn": "training.models.cnn",
     "lstm": "training.models.lstm",
     "hybrid": "training.models.hybrid",
+    "transformer": "training.models.transformer",
 }
 """Model names and the modules that define them."""
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from training.models.parameters import NetworkParameters
 
 
-class Parameters(BaseModel):
+class Parameters(NetworkParameters):
     """Sizes of the network."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     max_events: int = Field(128, ge=4, le=4096, description="newest events that are read")
-    embedding: int = Field(8, ge=1, le=512, description="size of each categorical channel's embedding")
     first_filters: int = Field(64, ge=1, le=4096)
     second_filters: int = Field(128, ge=1, le=4096)
     kernel: int = Field(3, ge=1, le=64, description="events that a convolution sees at once")
@@ -34,7 +33,8 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, FullWidth, NewestAtTheEnd, NoEvents, Window, tier_head
+    from training.models.heads import tier_head
+    from training.models.layers import EventEmbedding, FullWidth, NewestAtTheEnd, NoEvents, Window
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
@@ -51,7 +51,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     x = FullWidth(edge)(x, none)
     x = keras.layers.Dense(parameters.dense, activation="relu")(keras.layers.Flatten()(x))
     x = keras.layers.Dropout(parameters.dropout)(x)
-    return keras.Model(inputs, {"tier": tier_head(x, shapes.tiers)}, name="cnn")
+    return keras.Model(inputs, {"tier": tier_head(x, inputs["tier"], shapes.tiers, parameters)}, name="cnn")
 
 
 def _reach(kernel: int, pool: int) -> tuple[int, int]:

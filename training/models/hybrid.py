@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from training.models.parameters import JoinedParameters
 
 
-class Parameters(BaseModel):
+class Parameters(JoinedParameters):
     """Sizes of the network."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     max_events: int = Field(96, ge=1, le=4096, description="newest events that are read")
-    embedding: int = Field(8, ge=1, le=512, description="size of each categorical channel's embedding")
     units: int = Field(48, ge=1, le=4096, description="state of the GRU")
-    dense: int = Field(64, ge=1, le=8192)
-    dropout: float = Field(0.3, ge=0, lt=1, description="before and after the dense layer")
+
+
+def encode(events: Any, present: Any, parameters: Parameters) -> Any:
+    """What is known at each event, [n, W, units], of events [n, W, E]; a GRU can do without their mask [n, W]."""
+    import keras
+
+    return keras.layers.GRU(parameters.units, return_sequences=True)(events)
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
@@ -28,16 +32,10 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, EventPooling, tier_head, value_head
+    from training.models.joining import embedded, heads, joined
+    from training.models.layers import EventPooling
 
     inputs = shapes.inputs()
-    x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
-        inputs["channels"], codes=inputs["codes"], present=inputs["mask"]
-    )
-    x = keras.layers.GRU(parameters.units, return_sequences=True)(x)
-    x = EventPooling()(x, present=inputs["mask"])
-    x = keras.layers.Concatenate()([x, inputs["aggregates"], inputs["tier"]])
-    x = keras.layers.Dropout(parameters.dropout)(x)
-    x = keras.layers.Dense(parameters.dense, activation="relu")(x)
-    x = keras.layers.Dropout(parameters.dropout)(x)
-    return keras.Model(inputs, {"tier": tier_head(x, shapes.tiers), "value": value_head(x)}, name="hybrid")
+    x = encode(embedded(inputs, shapes, parameters), inputs["mask"], parameters)
+    x = joined(EventPooling()(x, present=inputs["mask"]), inputs, parameters)
+    return keras.Model(inputs, heads(x, inputs, shapes, parameters), name="hybrid")

@@ -236,13 +236,3 @@ class EventPooling(keras.layers.Layer):
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, 3 H]."""
         return (steps_shape[0], 3 * steps_shape[-1])
-
-
-def tier_head(features: Any, tiers: int) -> Any:
-    """Softmax over the tiers, always in float32."""
-    return keras.layers.Dense(tiers, activation="softmax", dtype="float32", name="tier_probabilities")(features)
-
-
-def value_head(features: Any) -> Any:
-    """The auxiliary forecast of log1p of the outcome value, [n, 1], always in float32."""
-    return keras.layers.Dense(1, dtype="float32", name="log_value")(features)

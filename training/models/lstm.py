@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from training.models.parameters import NetworkParameters
 
 
-class Parameters(BaseModel):
+class Parameters(NetworkParameters):
     """Sizes of the network."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     max_events: int = Field(128, ge=1, le=4096, description="newest events that are read")
-    embedding: int = Field(8, ge=1, le=512, description="size of each categorical channel's embedding")
     first_units: int = Field(128, ge=1, le=4096)
     second_units: int = Field(128, ge=1, le=4096)
     dense: int = Field(64, ge=1, le=8192)
@@ -29,7 +28,8 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, LastEvent, tier_head
+    from training.models.heads import tier_head
+    from training.models.layers import EventEmbedding, LastEvent
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
@@ -41,4 +41,4 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     x = keras.layers.Dropout(parameters.dropout)(LastEvent()(x, present=inputs["mask"]))
     x = keras.layers.Dense(parameters.dense, activation="relu")(x)
     x = keras.layers.Dropout(parameters.dropout)(x)
-    return keras.Model(inputs, {"tier": tier_head(x, shapes.tiers)}, name="lstm")
+    return keras.Model(inputs, {"tier": tier_head(x, inputs["tier"], shapes.tiers, parameters)}, name="lstm")

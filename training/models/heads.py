@@ -1,0 +1,112 @@
+"""What networks end in: probabilities of the tiers, and the auxiliary value. Imported where a network is built.
+
+Every head gives probabilities that are not negative and sum to 1 by construction, and is trained by the one loss of
+`training.loop`, the logarithm of the outcome tier's probability: for the ordinal heads this is their own likelihood.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from training.models.layers import PACKAGE
+from training.models.parameters import NetworkParameters
+
+
+def tier_head(features: Any, tier: Any, tiers: int, parameters: NetworkParameters) -> Any:
+    """Probabilities of the tiers [n, K], always in float32.
+
+    With `softmax` each tier has a score of its own. `corn` and `cumulative` know that tiers are ordered:
+    `ConditionalTiers` asks at each tier whether a member goes further, `CumulativeTiers` places a member on one line
+    that the tiers divide.
+
+    Args:
+        features: [n, H].
+        tier: [n, K] one-hot current tier.
+        tiers: K.
+        parameters: `head` and `tier_aware`.
+    """
+    scores = {"softmax": tiers, "corn": tiers - 1, "cumulative": 2}[parameters.head]
+    x = keras.layers.Dense(scores, dtype="float32", name="tier_scores")(features)
+    if parameters.tier_aware:
+        x = ByTier(dtype="float32", name="by_tier")(x, tier=tier)
+    if parameters.head == "corn":
+        return ConditionalTiers(dtype="float32", name="tier_probabilities")(x)
+    if parameters.head == "cumulative":
+        return CumulativeTiers(dtype="float32", name="tier_probabilities")(x, tier=tier)
+    return keras.layers.Softmax(dtype="float32", name="tier_probabilities")(x)
+
+
+def value_head(features: Any) -> Any:
+    """The auxiliary forecast of log1p of the outcome value, [n, 1], always in float32."""
+    return keras.layers.Dense(1, dtype="float32", name="log_value")(features)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ByTier(keras.layers.Layer):
+    """Scores [n, S] scaled and shifted by what the current tier [n, K] has learned; at first they stay as they are."""
+
+    def build(self, scores_shape: Any, tier_shape: Any) -> None:
+        """A row of scales and one of shifts per tier."""
+        shape = (tier_shape[-1], scores_shape[-1])
+        self.log_scales = self.add_weight(shape=shape, initializer="zeros", name="log_scales")
+        self.shifts = self.add_weight(shape=shape, initializer="zeros", name="shifts")
+
+    def call(self, scores: Any, tier: Any) -> Any:
+        """See the class."""
+        return scores * ops.exp(ops.matmul(tier, self.log_scales)) + ops.matmul(tier, self.shifts)
+
+    def compute_output_shape(self, scores_shape: Any, tier_shape: Any) -> Any:
+        """[n, S]."""
+        return scores_shape
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ConditionalTiers(keras.layers.Layer):
+    """Scores [n, K - 1] to probabilities [n, K]: score k says how likely who reaches tier k goes further.
+
+    CORN (Shi et al., arXiv 2111.08851): P(beyond k) = sigmoid(score_0) ... sigmoid(score_k). Its conditional losses,
+    each over the rows that reach the tier, add up to the logloss of these probabilities.
+    """
+
+    def call(self, scores: Any) -> Any:
+        """See the class."""
+        beyond = ops.cumsum(ops.log_sigmoid(scores), axis=-1)
+        reached = ops.pad(beyond, [[0, 0], [1, 0]])
+        stays = ops.pad(ops.log_sigmoid(-scores), [[0, 0], [0, 1]])
+        return ops.exp(reached + stays)
+
+    def compute_output_shape(self, scores_shape: Any) -> Any:
+        """[n, K]."""
+        return (scores_shape[0], scores_shape[-1] + 1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CumulativeTiers(keras.layers.Layer):
+    """A place and its log spread [n, 2], and the current tier [n, K], to probabilities [n, K].
+
+    P(beyond k) = sigmoid((place - threshold_k) / spread): cumulative logits (McCullagh 1980), whose ascending
+    thresholds each current tier has of its own.
+    """
+
+    def build(self, scores_shape: Any, tier_shape: Any) -> None:
+        """By current tier: the first threshold, and what the steps to the next ones are the softplus of."""
+        shape = (tier_shape[-1], tier_shape[-1] - 1)
+        self.steps = self.add_weight(shape=shape, initializer="zeros", name="steps")
+
+    def call(self, scores: Any, tier: Any) -> Any:
+        """See the class."""
+        steps = ops.concatenate([self.steps[:, :1], ops.softplus(self.steps[:, 1:])], axis=1)
+        thresholds = ops.cumsum(steps, axis=1)
+        logits = (scores[:, :1] - ops.matmul(tier, thresholds)) * ops.exp(-scores[:, 1:])
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) keeps the digits of small differences.
+        beyond = ops.pad(ops.sigmoid(logits), [[0, 0], [1, 0]], constant_values=1.0)
+        within = ops.pad(ops.sigmoid(-logits), [[0, 0], [0, 1]], constant_values=1.0)
+        between = -ops.expm1(logits[:, 1:] - logits[:, :-1])
+        return beyond * within * ops.pad(between, [[0, 0], [1, 1]], constant_values=1.0)
+
+    def compute_output_shape(self, scores_shape: Any, tier_shape: Any) -> Any:
+        """[n, K]."""
+        return tier_shape

@@ -1,0 +1,67 @@
+"""Attention over the events by their times, pooled and joined with aggregates and current tier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from training.models.parameters import JoinedParameters
+
+_EPSILON = 1.0
+"""What layers add to the variance by which they normalise. With much less, the first trace of an event would decide:
+an average member's events are all zeros, and attributions, which follow the way from there, would not add up."""
+
+
+class Parameters(JoinedParameters):
+    """Sizes of the network. The defaults suit a few thousand members and CPUs; `width` 512 and 8 layers suit GPUs."""
+
+    max_events: int = Field(96, ge=1, le=4096, description="newest events that are read")
+    layers: int = Field(2, ge=1, le=48)
+    heads: int = Field(4, ge=1, le=64, description="of each layer's attention")
+    head_size: int = Field(8, ge=2, le=256, multiple_of=2, description="of each head's queries, keys and values")
+    width: int = Field(32, ge=1, le=8192, description="of each event between the layers")
+    inner: int = Field(64, ge=1, le=32_768, description="of the dense part of a layer")
+    causal: bool = Field(False, description="events look only at older ones")
+    layer_dropout: float = Field(0.1, ge=0, lt=1, description="of what each half of a layer adds")
+
+
+def encode(events: Any, present: Any, parameters: Parameters) -> Any:
+    """What each event means among the others, [n, W, width], of events [n, W, E] and their mask [n, W].
+
+    Layers that normalise what they read, not what they leave (Xiong et al., arXiv 2002.04745).
+    """
+    import keras
+
+    from training.models.ages import TimedAttention
+
+    def normalised(x: Any) -> Any:
+        return keras.layers.LayerNormalization(epsilon=_EPSILON)(x)
+
+    x = keras.layers.Dense(parameters.width)(events)
+    for _ in range(parameters.layers):
+        attention = TimedAttention(parameters.heads, parameters.head_size, parameters.causal)
+        met = attention(normalised(x), events=events, present=present)
+        x = keras.layers.Add()([x, keras.layers.Dropout(parameters.layer_dropout)(met)])
+        inner = keras.layers.Dense(parameters.inner, activation="gelu")(normalised(x))
+        thought = keras.layers.Dense(parameters.width)(inner)
+        x = keras.layers.Add()([x, keras.layers.Dropout(parameters.layer_dropout)(thought)])
+    return normalised(x)
+
+
+def build(shapes: Any, parameters: Parameters) -> Any:
+    """The Keras model; its `value` output forecasts log1p of the outcome value.
+
+    Args:
+        shapes: `training.models.layers.Shapes`.
+        parameters: sizes.
+    """
+    import keras
+
+    from training.models.joining import embedded, heads, joined
+    from training.models.layers import EventPooling
+
+    inputs = shapes.inputs()
+    x = encode(embedded(inputs, shapes, parameters), inputs["mask"], parameters)
+    x = joined(EventPooling()(x, present=inputs["mask"]), inputs, parameters)
+    return keras.Model(inputs, heads(x, inputs, shapes, parameters), name="transformer")
