@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help doctor setup demo test lint docs package cluster-demo quality truth bench clean
+.PHONY: help doctor setup demo test lint docs package cluster-demo quality truth search bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -57,6 +57,9 @@ quality: setup ## train and evaluate every network on the demo tables, into docs
 
 truth: setup ## train on simulated members whose chances are known, into docs/truth.md
 	@$(BIN)/python -m bench.truth
+
+search: setup ## look for a better network for MINUTES (60), into docs/search.md
+	@$(BIN)/python -m bench.search --minutes $(or $(MINUTES),60)
 
 bench: setup ## measure beside other engines, into docs/benchmarks.md
 	@$(BIN)/python -m bench.run
