@@ -7,19 +7,19 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from features import uri
 from features.contract import Contract
 from training import checkpoint, distributed, feed
-from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
+from training.feed import MEMBER, TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
-from training.settings import ModelSettings, TrainingSettings
+from training.settings import ModelSettings, PretrainingSettings, TrainingSettings
 from training.tensors import Array, Encoding, Tensors
 
 TRIM = 16
@@ -41,6 +41,8 @@ class Plan:
         checkpoint_uri: where the state after each epoch is kept.
         model_uri: where the first rank leaves `model.keras`.
         progress_uri: where it leaves how far it is.
+        encoder_uri: the network of a pretrained encoder that the network's own starts from; None: fresh weights.
+        pretraining: how to pretrain the network's encoder, in place of training the network; None: no pretraining.
     """
 
     key: str
@@ -53,6 +55,8 @@ class Plan:
     checkpoint_uri: str
     model_uri: str
     progress_uri: str
+    encoder_uri: str | None = None
+    pretraining: PretrainingSettings | None = None
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
@@ -68,6 +72,8 @@ class Plan:
                 "checkpoint_uri": self.checkpoint_uri,
                 "model_uri": self.model_uri,
                 "progress_uri": self.progress_uri,
+                "encoder_uri": self.encoder_uri,
+                "pretraining": self.pretraining.model_dump(mode="json") if self.pretraining else None,
             }
         )
 
@@ -86,6 +92,8 @@ class Plan:
             checkpoint_uri=stored["checkpoint_uri"],
             model_uri=stored["model_uri"],
             progress_uri=stored["progress_uri"],
+            encoder_uri=stored["encoder_uri"],
+            pretraining=PretrainingSettings(**stored["pretraining"]) if stored["pretraining"] else None,
         )
 
     def tensor_maker(self) -> TensorMaker:
@@ -120,6 +128,76 @@ def in_precision(model: Any, plan: ModelSettings, contract: Contract, encoding: 
         keras.config.set_dtype_policy(usual)
     again.set_weights(model.get_weights())
     return again
+
+
+class Objective(Protocol):
+    """What a training learns: its network, its steps and what they are given."""
+
+    def network(self, plan: Plan) -> Any:
+        """The Keras model with fresh weights."""
+
+    def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Compiled training step (mean loss) and validation step (summed loss, summed share that is right, rows)."""
+
+    def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
+        """What each step of an epoch of a rank is given; equally many on all ranks."""
+
+    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+        """What the validation steps of a rank are given."""
+
+
+class Forecasting:
+    """To forecast the outcome tier; an `Objective`."""
+
+    def network(self, plan: Plan) -> Any:
+        """The network, its encoder with pretrained weights where the plan names some."""
+        model = build_model(plan.model, plan.contract, plan.encoding)
+        if plan.encoder_uri is not None:
+            start_from(model, plan.encoder_uri)
+        return model
+
+    def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """See `compiled_steps`."""
+        return compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+
+    def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
+        """The tensors of shuffled rows."""
+        settings = plan.settings
+        return feed.training_batches(
+            plan.training, encoded, rank, settings.ranks, settings.global_batch, settings.shuffle_rows,
+            settings.by_length, settings.seed, epoch,
+        )  # fmt: skip
+
+    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+        """The tensors of all rows."""
+        settings = plan.settings
+        share = max(1, settings.global_batch // settings.ranks)
+        return feed.validation_batches(plan.validation, make, rank, settings.ranks, share)
+
+
+def objective_of(plan: Plan) -> Objective:
+    """What the plan's training learns."""
+    if plan.pretraining is None:
+        return Forecasting()
+    from training.pretraining import Pretraining  # it builds on the plan
+
+    return Pretraining(plan.pretraining)
+
+
+def start_from(model: Any, address: str) -> None:
+    """Give a network's encoder the weights of a pretrained one; raises ValueError if their shapes differ."""
+    from training.models.layers import encoder_of
+
+    mine, theirs = encoder_of(model), encoder_of(_load_model(address))
+    shapes = [[tuple(w.shape) for w in encoder.weights] for encoder in (theirs, mine)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the encoder {address} has weights {shapes[0]}, the network's has {shapes[1]}")
+    mine.set_weights(theirs.get_weights())
+
+
+def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of the others'."""
+    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
 
 
 def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
@@ -172,8 +250,10 @@ class _State:
 
     plan: Plan
     rank: distributed.Rank
+    objective: Objective
     model: Any
     optimizer: Any
+    encoder_rate: Any
     train_step: Callable[..., Any]
     validation_step: Callable[..., Any]
     progress: ProgressFile
@@ -186,13 +266,18 @@ class _State:
     @classmethod
     def start(cls, plan: Plan, rank: distributed.Rank) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
-        model = build_model(plan.model, plan.contract, plan.encoding)
-        settings = plan.settings
-        optimizer = distributed.adamw(settings.peak_learning_rate, settings.weight_decay, settings.average_decay)
+        import tensorflow as tf
+
+        settings, objective = plan.settings, objective_of(plan)
+        model = objective.network(plan)
+        rate = tf.Variable(1.0, trainable=False)
+        optimizer = distributed.adamw(
+            settings.peak_learning_rate, settings.weight_decay, settings.average_decay, _pretrained(plan, model), rate
+        )
         optimizer.build(model.trainable_variables)
-        steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
-        encoded = feed.EncodedRows(plan.tensor_maker(), plan.settings.kept_rows)
-        state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
+        steps = objective.steps(model, optimizer, plan)
+        encoded = feed.EncodedRows(plan.tensor_maker(), settings.kept_rows)
+        state = cls(plan, rank, objective, model, optimizer, rate, *steps, ProgressFile(plan.progress_uri), encoded)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -265,17 +350,8 @@ class _State:
     def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
-        batches = feed.training_batches(
-            shards,
-            self.encoded,
-            self.rank.number,
-            self.rank.count,
-            settings.global_batch,
-            settings.shuffle_rows,
-            settings.by_length,
-            settings.seed,
-            self.epochs,
-        )
+        batches = self.objective.training(self.plan, self.encoded, self.rank.number, self.epochs)
+        self.encoder_rate.assign(encoder_rate(settings, self.epochs))
         loss_sum, seen, began = 0.0, 0, time.monotonic()
         for batch in self._ahead(batches):
             done = self.epochs * steps + seen
@@ -290,9 +366,7 @@ class _State:
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> tuple[float, float]:
-        share = max(1, self.plan.settings.global_batch // self.rank.count)
-        make, rank = self.encoded.make, self.rank
-        batches = feed.validation_batches(self.plan.validation, make, rank.number, rank.count, share)
+        batches = self.objective.validation(self.plan, self.encoded.make, self.rank.number)
         totals = np.zeros(3)
         for batch in self._ahead(batches):
             totals += np.array([float(v) for v in self.validation_step(batch)])
@@ -312,6 +386,7 @@ def compiled_steps(
 
     signature = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
     signature |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+    signature[MEMBER] = tf.TensorSpec([None], tf.int64)
 
     def log_losses(batch: Any, outputs: Any) -> Any:
         return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
@@ -339,6 +414,22 @@ def compiled_steps(
         return tf.reduce_sum(log_losses(batch, outputs)), correct, tf.shape(found)[0]
 
     return train_step, validation_step
+
+
+def _pretrained(plan: Plan, model: Any) -> Sequence[Any]:
+    """The variables of a network that start from pretrained weights."""
+    from training.models.layers import encoder_of
+
+    return encoder_of(model).trainable_variables if plan.encoder_uri is not None else ()
+
+
+def _load_model(address: str) -> Any:
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(uri.read_bytes(address))
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _save_model(model: Any, address: str) -> None:

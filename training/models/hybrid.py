@@ -6,6 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.models import EncoderShape
+
+ENCODER = EncoderShape(parameters=("embedding", "units"), causal=True)
+
 
 class Parameters(BaseModel):
     """Sizes of the network."""
@@ -28,13 +32,13 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, EventPooling, tier_head, value_head
+    from training.models.layers import STATES, EventEmbedding, EventPooling, tier_head, value_head
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
         inputs["channels"], codes=inputs["codes"], present=inputs["mask"]
     )
-    x = keras.layers.GRU(parameters.units, return_sequences=True)(x)
+    x = keras.layers.GRU(parameters.units, return_sequences=True, name=STATES)(x)
     x = EventPooling()(x, present=inputs["mask"])
     x = keras.layers.Concatenate()([x, inputs["aggregates"], inputs["tier"]])
     x = keras.layers.Dropout(parameters.dropout)(x)

@@ -6,6 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.models import EncoderShape
+
+ENCODER = EncoderShape(parameters=("embedding", "first_units", "second_units"), causal=True)
+
 
 class Parameters(BaseModel):
     """Sizes of the network."""
@@ -29,7 +33,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.layers import EventEmbedding, LastEvent, tier_head
+    from training.models.layers import STATES, EventEmbedding, LastEvent, tier_head
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
@@ -37,7 +41,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     )
     x = keras.layers.LSTM(parameters.first_units, return_sequences=True)(x)
     x = keras.layers.Dropout(parameters.dropout)(x)
-    x = keras.layers.LSTM(parameters.second_units, return_sequences=True)(x)
+    x = keras.layers.LSTM(parameters.second_units, return_sequences=True, name=STATES)(x)
     x = keras.layers.Dropout(parameters.dropout)(LastEvent()(x, present=inputs["mask"]))
     x = keras.layers.Dense(parameters.dense, activation="relu")(x)
     x = keras.layers.Dropout(parameters.dropout)(x)
