@@ -5,6 +5,8 @@ A pretrained encoder is a bundle, see `training.bundle`, written by `pretrain_mo
 
 from __future__ import annotations
 
+import dataclasses
+
 from features.contract import Contract
 from features.errors import BundleError, SettingsError
 from training.bundle import PRETRAIN, Manifest, read_manifest
@@ -41,7 +43,7 @@ def chosen(
 def check_sequences(manifest: Manifest, contract: Contract) -> None:
     """Raise BundleError unless a pretrained encoder's encoding holds for sequences of this contract."""
     same = {field: getattr(manifest.contract, field) for field in _NOT_SEEN}
-    differences = manifest.contract.differences(Contract(**{**contract.__dict__, **same}))
+    differences = manifest.contract.differences(dataclasses.replace(contract, **same))
     _refuse(manifest, differences, "pretrain one for these sequences with pretrain_model, or choose another version")
 
 
