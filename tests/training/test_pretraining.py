@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from features.errors import BundleError, SettingsError
 from tests.training.training_examples import (
     CONTRACT,
+    JUDGING,
     PRETRAINING,
     SCORING,
     SMALL,
@@ -33,6 +34,7 @@ from training.pretrained import check_can_pretrain, check_sequences, chosen
 from training.pretraining import contrastive_loss, cut, drawn_slices, next_event_loss, sliced
 from training.settings import ModelSettings
 from training.spark_embedding import encoder_of_worker
+from training.spark_training import training_key
 from training.statistics import Statistics
 from training.tensors import Tensors, to_tensors
 
@@ -342,6 +344,13 @@ def test_the_pretrained_encoder_that_settings_name_is_found(bundled: tuple[str, 
         assert chosen(place, CONTRACT, HYBRID, settings(pretrained=name)) == manifest
     other_tiers = dataclasses.replace(CONTRACT, tiers=("a", "b"), tier_rule="{}", horizon_days=30)
     assert chosen(place, other_tiers, HYBRID, settings(pretrained="latest")) == manifest
+
+
+def test_the_identity_of_a_training_follows_from_the_encoder_that_it_starts_from() -> None:
+    ways = [{}, {"pretrained": "a"}, {"pretrained": "b"}, {"encoder_rate": 0.5}, {"frozen_epochs": 1}]
+    ways += [{"labelled_share": 0.5}]
+    keys = {training_key(CONTRACT, HYBRID, settings(**way), JUDGING.calibration, {}) for way in ways}
+    assert len(keys) == len(ways)
 
 
 @pytest.mark.parametrize(
