@@ -241,6 +241,11 @@ class Storage(_Strict):
         return f"{self.base}/models"
 
     @property
+    def pretrained(self) -> str:
+        """URI under which bundles of pretrained encoders lie."""
+        return f"{self.base}/pretrained"
+
+    @property
     def reports(self) -> str:
         """URI under which reports lie."""
         return f"{self.base}/reports"

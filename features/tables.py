@@ -255,6 +255,19 @@ TIERS = Table(
     ),
 )
 
+EMBEDDINGS = Table(
+    "embeddings",
+    "a user's last events before an as-of date as one vector, made without any outcome",
+    (
+        _USER,
+        field("embedding", t.ArrayType(t.FloatType()), "vector of length 1: the nearer two, the more alike the events"),
+        field("version", t.StringType(), "pretrained encoder that made it; vectors of two encoders cannot be compared"),
+        _INPUTS,
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
 SCORE_REASONS = Table(
     "score_reasons",
     "one reason of a member's chance to move up or down",

@@ -22,6 +22,7 @@ def page(settings: Settings) -> str:
             snapshots.table(settings.sequences),
             tables.scores(settings.contract.tiers),
             tables.SCORE_REASONS,
+            tables.EMBEDDINGS,
             tables.TIERS,
             tables.EVALUATIONS,
             tables.RUNS,

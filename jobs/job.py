@@ -34,6 +34,7 @@ _WRITTEN_BY = {
     "outcomes": "build_outcomes",
     "scores": "score_users",
     "score_reasons": "explain_scores",
+    "embeddings": "embed_users",
     "tiers": "score_users",
     "evaluations": "evaluate_model",
     "runs": "any job",

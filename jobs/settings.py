@@ -38,6 +38,7 @@ class Settings(BaseModel):
     spark: fs.SparkSession
     model: ts.ModelSettings
     training: ts.TrainingSettings
+    pretraining: ts.PretrainingSettings
     calibration: ts.CalibrationSettings
     gate: ts.GateSettings
     evaluation: ts.EvaluationSettings
@@ -50,6 +51,14 @@ class Settings(BaseModel):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"event types, windows and attributes make two columns of one name: {twice}; rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _pretraining_shares_its_batches(self) -> Settings:
+        try:
+            self.pretraining.of(self.training)
+        except ValidationError as error:
+            raise ValueError("pretraining: " + "; ".join(e["msg"] for e in error.errors())) from None
         return self
 
     @property

@@ -43,6 +43,7 @@ def train(job: Job, record: Run) -> Trained:
         staging_uri=settings.storage.staging,
         provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
         progress=True,
+        pretrained_uri=settings.storage.pretrained,
     )
     verdict = trained.manifest.verdict
     record.status = "written" if trained.created else "unchanged"

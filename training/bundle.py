@@ -3,6 +3,8 @@
 Files are written first, then the manifest with their checksums; once the model is judged, the manifest with its
 calibration and verdict, and only then the pointer, if it is published: a bundle is there whole or not at all. Reading a
 manifest needs no TensorFlow; only `load_model` does.
+
+Bundles of pretrained encoders are the same, in a folder of their own: nothing judges them, the newest is `latest`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ FORMAT = 3
 """Raised when the meaning of a manifest changes."""
 
 LATEST = "latest"
+TRAIN, PRETRAIN = "train_model", "pretrain_model"
+_CHOSEN_BY = {TRAIN: "scoring.model_version", PRETRAIN: "training.pretrained"}
+"""The jobs that write bundles, and the setting that names one."""
 MODEL_FILE = "model.keras"
 _MANIFEST_FILE = "manifest.json"
 _LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "numpy", "pyarrow", "pyspark")
@@ -53,6 +58,7 @@ class Manifest:
         files: SHA-256 of each file.
         calibration: what mends the network's probabilities; fitted once the bundle is written.
         verdict: whether it is published, and why not; None until it is judged.
+        job: what wrote it, `TRAIN` or `PRETRAIN`.
         format: `FORMAT` at the time of writing.
     """
 
@@ -70,6 +76,7 @@ class Manifest:
     files: Mapping[str, str]
     calibration: Calibration
     verdict: Verdict | None = None
+    job: str = TRAIN
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -142,25 +149,29 @@ def point_latest(models_uri: str, version: str) -> None:
         uri.write_bytes(pointer, content)
 
 
-def read_manifest(models_uri: str, version: str) -> Manifest:
+def read_manifest(models_uri: str, version: str, job: str = TRAIN) -> Manifest:
     """The manifest of a whole bundle, its files compared with their checksums.
 
     Args:
         models_uri: where bundles lie.
         version: a version, or `latest`.
+        job: what writes such bundles.
 
     Raises:
         BundleError: there is no such bundle, or it is damaged, or of another format.
     """
-    version = _latest(models_uri) if version == LATEST else version
+    version = _latest(models_uri, job) if version == LATEST else version
     folder = uri.join(models_uri, version)
     try:
         text = uri.read_bytes(uri.join(folder, _MANIFEST_FILE))
     except FileNotFoundError:
-        raise BundleError(f"there is no whole bundle {version!r} under {models_uri}: run train_model first") from None
-    manifest = _parsed(text, folder)
+        raise BundleError(
+            f"there is no whole bundle {version!r} under {models_uri}: run {job} first, or choose another "
+            f"{_CHOSEN_BY[job]}"
+        ) from None
+    manifest = _parsed(text, folder, job)
     if MODEL_FILE not in manifest.files:
-        raise BundleError(f"bundle {folder} lists no {MODEL_FILE}: {_retrain(folder)}")
+        raise BundleError(f"bundle {folder} lists no {MODEL_FILE}: {_retrain(folder, job)}")
     for name in manifest.files:
         read_file(models_uri, manifest, name)
     return manifest
@@ -169,14 +180,15 @@ def read_manifest(models_uri: str, version: str) -> Manifest:
 def read_file(models_uri: str, manifest: Manifest, name: str) -> bytes:
     """A file of a bundle; raises BundleError if it is missing or not what was written."""
     address = uri.join(models_uri, manifest.version, name)
+    again = _retrain(uri.join(models_uri, manifest.version), manifest.job)
     try:
         content = uri.read_bytes(address)
     except FileNotFoundError:
-        raise BundleError(f"{address} is missing: {_retrain(uri.join(models_uri, manifest.version))}") from None
+        raise BundleError(f"{address} is missing: {again}") from None
     if (found := _sha256(content)) != manifest.files[name]:
         raise BundleError(
             f"{address} is damaged: its SHA-256 is {found[:12]}..., the manifest says {manifest.files[name][:12]}...; "
-            f"{_retrain(uri.join(models_uri, manifest.version))}"
+            f"{again}"
         )
     return content
 
@@ -224,34 +236,34 @@ def check_no_overlap(manifest: Manifest, as_of: dt.date) -> None:
         )
 
 
-def _latest(models_uri: str) -> str:
+def _latest(models_uri: str, job: str) -> str:
     pointer = uri.join(models_uri, f"{LATEST}.json")
     try:
         return str(json.loads(uri.read_bytes(pointer))["version"])
     except FileNotFoundError:
-        raise BundleError(
-            f"no model is published under {models_uri}: run train_model first, or name a refused one as "
-            "scoring.model_version"
-        ) from None
+        refused = ", or name a refused one as scoring.model_version" if job == TRAIN else ""
+        raise BundleError(f"no model is published under {models_uri}: run {job} first{refused}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{pointer} does not name a version ({error}): run train_model again") from error
+        raise BundleError(f"{pointer} does not name a version ({error}): run {job} again") from error
 
 
-def _parsed(text: bytes, folder: str) -> Manifest:
+def _parsed(text: bytes, folder: str, job: str) -> Manifest:
     try:
         found = json.loads(text).get("format")
     except (ValueError, AttributeError) as error:
-        raise BundleError(f"manifest of bundle {folder} is damaged ({error}): {_retrain(folder)}") from error
+        raise BundleError(f"manifest of bundle {folder} is damaged ({error}): {_retrain(folder, job)}") from error
     if found != FORMAT:
-        raise BundleError(f"bundle {folder} has format {found} and this release reads {FORMAT}: {_retrain(folder)}")
+        raise BundleError(
+            f"bundle {folder} has format {found} and this release reads {FORMAT}: {_retrain(folder, job)}"
+        )
     try:
         return Manifest.from_json(text)
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"manifest of bundle {folder} is damaged ({error!r}): {_retrain(folder)}") from error
+        raise BundleError(f"manifest of bundle {folder} is damaged ({error!r}): {_retrain(folder, job)}") from error
 
 
-def _retrain(folder: str) -> str:
-    return f"delete {folder} and run train_model again, or choose another scoring.model_version"
+def _retrain(folder: str, job: str) -> str:
+    return f"delete {folder} and run {job} again, or choose another {_CHOSEN_BY[job]}"
 
 
 def _sha256(content: bytes) -> str:

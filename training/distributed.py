@@ -82,26 +82,42 @@ def bound_threads(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def adamw(learning_rate: float, weight_decay: float, average_decay: float) -> Any:
+def adamw(
+    learning_rate: float, weight_decay: float, average_decay: float, slowed: Sequence[Any] = (), rate: Any = 1.0
+) -> Any:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that applies the mean of all ranks' gradients.
 
-    With an `average_decay` above 0 it also keeps a moving average of the weights, see `averaged`.
+    Args:
+        learning_rate: at first.
+        weight_decay: decoupled.
+        average_decay: above 0 it also keeps a moving average of the weights, see `averaged`.
+        slowed: variables that learn at `rate` times the learning rate, and do not decay.
+        rate: a number, or a TensorFlow variable that may be changed between steps; 0: they stay as they are.
     """
     import horovod.tensorflow as hvd
     import keras
     import tensorflow as tf
+
+    slow = {v.value.ref() for v in slowed}
 
     class DistributedAdamW(keras.optimizers.AdamW):
         def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
             dense = [tf.convert_to_tensor(g) for g in grads]  # embeddings give sparse slices
             super().apply(hvd.grouped_allreduce(dense, op=hvd.Average), trainable_variables)
 
-    return DistributedAdamW(
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            own = learning_rate * tf.cast(rate, learning_rate.dtype) if variable.ref() in slow else learning_rate
+            super().update_step(gradient, variable, own)
+
+    optimizer = DistributedAdamW(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         use_ema=average_decay > 0,
         ema_momentum=average_decay or 0.99,  # Keras wants one in its range either way
     )
+    # Decay towards zero would unlearn what they start from.
+    optimizer.exclude_from_weight_decay(var_list=list(slowed))
+    return optimizer
 
 
 @contextlib.contextmanager

@@ -27,6 +27,10 @@ Ints = npt.NDArray[np.int64]
 
 OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"
 TARGET_TIER, TARGET_VALUE = "target_tier", "target_log_value"
+MEMBER = "member"
+"""Column and tensor: a hash of the user, by which rows of one member at several dates are known."""
+NO_OUTCOME = -1
+"""Outcome rank of a row without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +63,21 @@ class ShardSet:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """n encoded rows and what came true: `outcome_rank` [n] int32, `log_value` [n] float32, log1p of the value."""
+    """n encoded rows and what came true: `outcome_rank` [n] int32, `log_value` [n] float32, log1p of the value.
+
+    `member` [n] int64 tells rows of one member.
+    """
 
     encoded: Encoded
     outcome_rank: Array
     log_value: Array
+    member: Array
 
     @classmethod
     def joined(cls, parts: Sequence[Labelled]) -> Labelled:
         """The rows of all parts, one after the other."""
-        ranks, values = ([getattr(p, name) for p in parts] for name in ("outcome_rank", "log_value"))
-        return cls(Encoded.joined([p.encoded for p in parts]), np.concatenate(ranks), np.concatenate(values))
+        others = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("outcome_rank", "log_value", "member")}
+        return cls(Encoded.joined([p.encoded for p in parts]), **others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,21 +146,22 @@ class TensorMaker:
 
     def encode(self, rows: pa.Table) -> Labelled:
         """Staged rows as numbers, once for all batches that take from them."""
-        values = column(rows, OUTCOME_VALUE).to_numpy(zero_copy_only=False)
-        ranks = column(rows, OUTCOME_RANK).to_numpy(zero_copy_only=False)
+        values = column(rows, OUTCOME_VALUE).fill_null(0.0).to_numpy(zero_copy_only=False)
+        ranks = column(rows, OUTCOME_RANK).fill_null(NO_OUTCOME).to_numpy(zero_copy_only=False)
         log_values = np.log1p(np.maximum(values, 0.0)).astype(np.float32)
-        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values)
+        members = column(rows, MEMBER).to_numpy(zero_copy_only=False)
+        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values, members)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `training.tensors.to_tensors`; and the targets `target_tier` [n] and `target_log_value` [n]."""
+        """See `training.tensors.to_tensors`; and `target_tier`, `target_log_value` and `member`, [n] each."""
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @staticmethod
     def _of_buffer(buffer: Labelled, places: Ints, width: int) -> Tensors:
-        targets = {TARGET_TIER: buffer.outcome_rank[places], TARGET_VALUE: buffer.log_value[places]}
-        return {**buffer.encoded.padded(places, width), **targets}
+        of_rows = {TARGET_TIER: buffer.outcome_rank, TARGET_VALUE: buffer.log_value, MEMBER: buffer.member}
+        return {**buffer.encoded.padded(places, width), **{name: values[places] for name, values in of_rows.items()}}
 
 
 class EncodedRows:

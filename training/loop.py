@@ -7,20 +7,20 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from features import uri
 from features.contract import Contract
 from training import checkpoint, distributed, feed
-from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
+from training.feed import MEMBER, TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
-from training.settings import ModelSettings, TrainingSettings
-from training.tensors import Array, Encoding
+from training.settings import ModelSettings, PretrainingSettings, TrainingSettings
+from training.tensors import Array, Encoding, Tensors
 
 TRIM = 16
 """Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
@@ -44,6 +44,8 @@ class Plan:
         checkpoint_uri: where the state after each epoch is kept.
         model_uri: where the first rank leaves `model.keras`.
         progress_uri: where it leaves how far it is.
+        encoder_uri: the network of a pretrained encoder that the network's own starts from; None: fresh weights.
+        pretraining: how to pretrain the network's encoder, in place of training the network; None: no pretraining.
     """
 
     key: str
@@ -56,6 +58,8 @@ class Plan:
     checkpoint_uri: str
     model_uri: str
     progress_uri: str
+    encoder_uri: str | None = None
+    pretraining: PretrainingSettings | None = None
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
@@ -71,6 +75,8 @@ class Plan:
                 "checkpoint_uri": self.checkpoint_uri,
                 "model_uri": self.model_uri,
                 "progress_uri": self.progress_uri,
+                "encoder_uri": self.encoder_uri,
+                "pretraining": self.pretraining.model_dump(mode="json") if self.pretraining else None,
             }
         )
 
@@ -89,6 +95,8 @@ class Plan:
             checkpoint_uri=stored["checkpoint_uri"],
             model_uri=stored["model_uri"],
             progress_uri=stored["progress_uri"],
+            encoder_uri=stored["encoder_uri"],
+            pretraining=PretrainingSettings(**stored["pretraining"]) if stored["pretraining"] else None,
         )
 
     def tensor_maker(self) -> TensorMaker:
@@ -141,6 +149,76 @@ def in_precision(model: Any, plan: ModelSettings, contract: Contract, encoding: 
     return again
 
 
+class Objective(Protocol):
+    """What a training learns: its network, its steps and what they are given."""
+
+    def network(self, plan: Plan) -> Any:
+        """The Keras model with fresh weights."""
+
+    def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Compiled training step (mean loss) and validation step (summed loss, summed share that is right, rows)."""
+
+    def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
+        """What each step of an epoch of a rank is given; equally many on all ranks."""
+
+    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+        """What the validation steps of a rank are given."""
+
+
+class Forecasting:
+    """To forecast the outcome tier; an `Objective`."""
+
+    def network(self, plan: Plan) -> Any:
+        """The network, its encoder with pretrained weights where the plan names some."""
+        model = build_model(plan.model, plan.contract, plan.encoding)
+        if plan.encoder_uri is not None:
+            start_from(model, plan.encoder_uri)
+        return model
+
+    def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """See `compiled_steps`."""
+        return compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+
+    def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
+        """The tensors of shuffled rows."""
+        settings = plan.settings
+        return feed.training_batches(
+            plan.training, encoded, rank, settings.ranks, settings.global_batch, settings.shuffle_rows,
+            settings.by_length, settings.seed, epoch,
+        )  # fmt: skip
+
+    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+        """The tensors of all rows."""
+        settings = plan.settings
+        share = max(1, settings.global_batch // settings.ranks)
+        return feed.validation_batches(plan.validation, make, rank, settings.ranks, share)
+
+
+def objective_of(plan: Plan) -> Objective:
+    """What the plan's training learns."""
+    if plan.pretraining is None:
+        return Forecasting()
+    from training.pretraining import Pretraining  # it builds on the plan
+
+    return Pretraining(plan.pretraining)
+
+
+def start_from(model: Any, address: str) -> None:
+    """Give a network's encoder the weights of a pretrained one; raises ValueError if their shapes differ."""
+    from training.models.layers import encoder_of
+
+    mine, theirs = encoder_of(model), encoder_of(_load_model(address))
+    shapes = [[tuple(w.shape) for w in encoder.weights] for encoder in (theirs, mine)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the encoder {address} has weights {shapes[0]}, the network's has {shapes[1]}")
+    mine.set_weights(theirs.get_weights())
+
+
+def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of the others'."""
+    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
+
+
 def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
     """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
     if step + 1 < warmup_steps:
@@ -175,7 +253,7 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         _save_model(model, plan.model_uri)
     loss, accuracy = trained[0].best_validation()
     if len(trained) > 1:
-        loss, accuracy = _validated(plan, rank, encoded.make, compiled_validation(model))
+        loss, accuracy = _validated(Forecasting(), plan, rank, encoded.make, compiled_validation(model))
     return {
         "history": [entry for member in trained for entry in member.history],
         "best_epoch": trained[0].best_epoch,
@@ -214,8 +292,10 @@ class _State:
     plan: Plan
     number: int
     rank: distributed.Rank
+    objective: Objective
     model: Any
     optimizer: Any
+    encoder_rate: Any
     train_step: Callable[..., Any]
     validation_step: Callable[..., Any]
     progress: ProgressFile
@@ -229,12 +309,18 @@ class _State:
     @classmethod
     def start(cls, plan: Plan, number: int, rank: distributed.Rank, encoded: feed.EncodedRows) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
-        model = build_model(plan.model, plan.contract, plan.encoding)
-        settings = plan.settings
-        optimizer = distributed.adamw(settings.peak_learning_rate, settings.weight_decay, settings.average_decay)
+        import tensorflow as tf
+
+        settings, objective = plan.settings, objective_of(plan)
+        model = objective.network(plan)
+        rate = tf.Variable(1.0, trainable=False)
+        optimizer = distributed.adamw(
+            settings.peak_learning_rate, settings.weight_decay, settings.average_decay, _pretrained(plan, model), rate
+        )
         optimizer.build(model.trainable_variables)
-        steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
-        state = cls(plan, number, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
+        steps = objective.steps(model, optimizer, plan)
+        progress = ProgressFile(plan.progress_uri)
+        state = cls(plan, number, rank, objective, model, optimizer, rate, *steps, progress, encoded)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -314,17 +400,8 @@ class _State:
     def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
-        batches = feed.training_batches(
-            shards,
-            self.encoded,
-            self.rank.number,
-            self.rank.count,
-            settings.global_batch,
-            settings.shuffle_rows,
-            settings.by_length,
-            settings.seed,
-            self.epochs,
-        )
+        batches = self.objective.training(self.plan, self.encoded, self.rank.number, self.epochs)
+        self.encoder_rate.assign(encoder_rate(settings, self.epochs))
         loss_sum, seen, began = 0.0, 0, time.monotonic()
         before, all_steps = self.number * settings.epochs * steps, settings.ensemble * settings.epochs * steps
         for batch in feed.prefetch(batches, settings.prefetch_batches):
@@ -340,15 +417,15 @@ class _State:
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> tuple[float, float]:
-        return _validated(self.plan, self.rank, self.encoded.make, self.validation_step)
+        return _validated(self.objective, self.plan, self.rank, self.encoded.make, self.validation_step)
 
 
-def _validated(plan: Plan, rank: distributed.Rank, make: TensorMaker, step: Callable[..., Any]) -> tuple[float, float]:
-    """Mean log-loss and accuracy over the validation rows of all ranks."""
-    share = max(1, plan.settings.global_batch // rank.count)
-    batches = feed.validation_batches(plan.validation, make, rank.number, rank.count, share)
+def _validated(
+    objective: Objective, plan: Plan, rank: distributed.Rank, make: TensorMaker, step: Callable[..., Any]
+) -> tuple[float, float]:
+    """Mean loss, and mean share that is right, over the validation rows of all ranks."""
     totals = np.zeros(3)
-    for batch in feed.prefetch(batches, plan.settings.prefetch_batches):
+    for batch in feed.prefetch(objective.validation(plan, make, rank.number), plan.settings.prefetch_batches):
         totals += np.array([float(v) for v in step(batch)])
     loss, correct, count = distributed.sums(list(totals))
     return loss / count, correct / count
@@ -398,13 +475,30 @@ def _signature(model: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     found = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    return found | {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+    found |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+    return found | {MEMBER: tf.TensorSpec([None], tf.int64)}
 
 
 def _log_losses(batch: Any, outputs: Any) -> Any:
     import keras
 
     return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
+
+
+def _pretrained(plan: Plan, model: Any) -> Sequence[Any]:
+    """The variables of a network that start from pretrained weights."""
+    from training.models.layers import encoder_of
+
+    return encoder_of(model).trainable_variables if plan.encoder_uri is not None else ()
+
+
+def _load_model(address: str) -> Any:
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(uri.read_bytes(address))
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _save_model(model: Any, address: str) -> None:

@@ -116,6 +116,16 @@ class TrainingSettings(_Strict):
     by_length: bool = Field(description="put rows of similar length into a batch, which leaves less padding")
     row_group_rows: Positive = Field(description="rows of a staged parquet row group, the unit of reading")
     prefetch_batches: Positive = Field(le=64, description="batches prepared beside the running step")
+    labelled_share: float = Field(
+        gt=0, le=1, description="share of the users, by a hash, whose outcomes are trained on; validation has all"
+    )
+    pretrained: str | None = Field(
+        None, min_length=1, description="`latest` or the version of a pretrained encoder to start from; unset: none"
+    )
+    encoder_rate: float = Field(
+        ge=0, le=1, description="learning rate of a pretrained encoder as a share of the others'"
+    )
+    frozen_epochs: int = Field(ge=0, description="first epochs in which a pretrained encoder stays as it is")
     seed: int = Field(ge=0, lt=2**31, description="of weights, shards and shuffling")
     start_timeout_seconds: Seconds = Field(description="how long to wait for task slots of all ranks")
     network_interfaces: list[str] | None = Field(None, description="interfaces ranks talk over; unset: found out")
@@ -163,6 +173,43 @@ class TrainingSettings(_Strict):
     def peak_learning_rate(self) -> float:
         """Learning rate at the end of the warm-up."""
         return self.learning_rate * (self.ranks if self.batch == "per_rank" else 1)
+
+
+class PretrainingSettings(_Strict):
+    """How an encoder is pretrained on sequences alone; what is not said here is as under `training`."""
+
+    contrastive_weight: float = Field(ge=0, description="weight of the loss that compares slices of members")
+    next_event_weight: float = Field(ge=0, description="weight of the loss of the forecast of each next event")
+    slices: int = Field(ge=2, le=64, description="slices drawn of each sequence in each step")
+    least_events: int = Field(ge=2, description="least events of a slice; shorter sequences are left out")
+    most_events: Positive = Field(description="most events of a slice")
+    margin: float = Field(gt=0, le=2, description="distance that slices of different members should have, of at most 2")
+    negatives: Positive = Field(description="nearest slices of other members that each slice is pushed away from")
+    epochs: Positive = Field(le=10_000)
+    batch_size: Positive = Field(le=1_048_576, description="sequences of one step, see training.batch")
+    learning_rate: float = Field(gt=0, le=10, description="peak of the schedule for one rank")
+    patience: Positive = Field(description="epochs without a better validation loss after which it stops")
+    version: str = Field(
+        min_length=1, description="`latest` or a version: the pretrained encoder whose embeddings embed_users writes"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> PretrainingSettings:
+        problems = []
+        if not self.contrastive_weight and not self.next_event_weight:
+            problems.append("contrastive_weight and next_event_weight are both 0, which learns nothing: raise one")
+        if self.most_events < self.least_events:
+            problems.append(f"most_events {self.most_events} must not be below least_events {self.least_events}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def of(self, training: TrainingSettings) -> TrainingSettings:
+        """The settings of the pretraining's loop; raises ValidationError if its batches cannot be shared by shards."""
+        changed = self.model_dump(include={"epochs", "batch_size", "learning_rate", "patience"})
+        changed |= {"labelled_share": 1.0, "pretrained": None, "encoder_rate": 1.0, "frozen_epochs": 0, "ensemble": 1}
+        changed["warmup_epochs"] = min(training.warmup_epochs, self.epochs)
+        return TrainingSettings(**{**training.model_dump(by_alias=True), **changed})
 
 
 class CalibrationSettings(_Strict):

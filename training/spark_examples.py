@@ -22,16 +22,18 @@ from pyspark.sql import functions as f
 from features import uri
 from features.contract import Contract
 from features.errors import TrainingDataError
-from training.feed import OUTCOME_RANK, OUTCOME_VALUE, ShardSet
+from training.feed import MEMBER, OUTCOME_RANK, OUTCOME_VALUE, ShardSet
 from training.settings import TrainingSettings
 from training.statistics import Statistics
 from training.tensors import AS_OF, TIER_RANK, Array, Encoding, input_schema, required_columns
 
 TRAINING, VALIDATION = "training", "validation"
 SPLITS = (TRAINING, VALIDATION)
-FORMAT = 2
+FORMAT = 3
 """Raised when the meaning of staged examples changes."""
 
+_PLACES = 1_000_000
+"""Users are dealt to so many places by a hash; the first of them are the labelled share."""
 _SUMMARY = "split int, shard int, rows bigint, statistics string"
 
 
@@ -59,24 +61,36 @@ class Examples:
 def example_schema(contract: Contract) -> pa.Schema:
     """Arrow types of a staged example: what tensors are made of, and the outcome."""
     outcome = [pa.field(OUTCOME_RANK, pa.int32()), pa.field(OUTCOME_VALUE, pa.float64())]
-    return pa.schema([*input_schema(contract), *outcome])
+    return pa.schema([*input_schema(contract), *outcome, pa.field(MEMBER, pa.int64())])
 
 
 def data_identity(
-    sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings
+    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings
 ) -> dict[str, Any]:
     """Fingerprints of the rows that a training would read, after checking that they can train.
 
+    Without outcomes, of a pretraining, which reads sequences alone.
+
     Returns:
-        JSON-ready: for both tables and each date the sorted `inputs_id` of its rows.
+        JSON-ready: for each table and date the sorted `inputs_id` of its rows.
 
     Raises:
         TrainingDataError: a date has no rows, rows follow another contract, or all outcomes are in one tier.
     """
     contracts = _grouped(sequences, settings.all_dates, "contract_id")
     _check_contract(contracts, contract)
-    tiers = _grouped(outcomes, settings.all_dates, OUTCOME_RANK)
     _check_dates("sequences", "build_sequences", contracts, settings)
+    read = {"sequences": contracts}
+    if outcomes is not None:
+        read["outcomes"] = _grouped(outcomes, settings.all_dates, OUTCOME_RANK)
+        _check_outcomes(read["outcomes"], contract, settings)
+    return {
+        name: {str(date): sorted({r["inputs_id"] for r in rows if r[AS_OF] == date}) for date in settings.all_dates}
+        for name, rows in read.items()
+    }
+
+
+def _check_outcomes(tiers: Sequence[Any], contract: Contract, settings: TrainingSettings) -> None:
     _check_dates("outcomes", "build_outcomes", tiers, settings)
     classes = {row[OUTCOME_RANK] for row in tiers if row[AS_OF] in settings.dates}
     if len(classes) < 2:
@@ -85,17 +99,16 @@ def data_identity(
             f"{contract.tiers[classes.pop()]!r}: a model needs at least two; check the tiers' thresholds, or train on "
             "other dates"
         )
-    return {
-        name: {str(date): sorted({r["inputs_id"] for r in rows if r[AS_OF] == date}) for date in settings.all_dates}
-        for name, rows in (("sequences", contracts), ("outcomes", tiers))
-    }
 
 
 def examples_key(contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of everything that the staged examples depend on."""
     chosen = settings.model_dump(
-        mode="json", include={"as_of", "validation_as_of", "shards", "row_group_rows", "vocabulary_size", "seed"}
-    )
+        mode="json",
+        include={
+            "as_of", "validation_as_of", "labelled_share", "shards", "row_group_rows", "vocabulary_size", "seed",
+        },
+    )  # fmt: skip
     return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity})
 
 
@@ -105,9 +118,11 @@ def digest(content: Any) -> str:
 
 
 def stage(
-    sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings, folder: str
+    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings, folder: str
 ) -> Examples:
     """Write the shards under `folder`, or find them there whole from an earlier run.
+
+    Without outcomes, all sequences are staged, and nothing says what came true.
 
     Raises:
         TrainingDataError: too few rows for the shards, or no validation rows.
@@ -133,16 +148,26 @@ def stage(
     return staged
 
 
-def examples(sequences: DataFrame, outcomes: DataFrame, contract: Contract, settings: TrainingSettings) -> DataFrame:
-    """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation."""
+def examples(
+    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings
+) -> DataFrame:
+    """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation.
+
+    Of the training dates only the labelled share of the users. Without outcomes: all sequences, their outcomes null.
+    """
     keys = ["user_id", AS_OF]
     dates = list(settings.all_dates)
     known = sequences.where(f.col(AS_OF).isin(dates)).select("user_id", *required_columns(contract))
+    split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
+    known = known.withColumns({"split": split, MEMBER: f.xxhash64("user_id")})
+    if outcomes is None:
+        return known.withColumns({OUTCOME_RANK: f.lit(None).cast("int"), OUTCOME_VALUE: f.lit(None).cast("double")})
     outcome = outcomes.where(f.col(AS_OF).isin(dates)).select(
         *keys, OUTCOME_RANK, f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE)
     )
-    split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
-    return known.join(outcome, on=keys, how="inner").withColumn("split", split)
+    place = f.pmod(f.xxhash64(f.lit("labelled"), f.col("user_id"), f.lit(settings.seed)), f.lit(_PLACES))
+    labelled = (f.col("split") == 1) | (place < f.lit(round(settings.labelled_share * _PLACES)))
+    return known.join(outcome, on=keys, how="inner").where(labelled)
 
 
 def tier_transitions(sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract) -> Array:

@@ -45,45 +45,46 @@ class Forecasts:
     outcome_rank: Array
 
 
-class Predictor:
-    """A loaded network with all that turns rows of `contract` into its inputs.
+class NetworkCalls:
+    """A loaded network with all that turns rows of `contract` into its inputs, and gives one of its outputs.
 
     Attributes:
         contract: what the rows mean.
         encoding: vocabulary and normalisation.
-        network: from padded tensors of some rows, see `rows_of_call`, to probabilities.
+        network: from padded tensors of some rows, see `rows_of_call`, to the output.
     """
 
-    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
+    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings, output: str) -> None:
         import tensorflow as tf
 
         from training.loop import tensor_width
 
         self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
+        self._size = model.output[output].shape[-1]
         self._rows, padding = settings.model_rows, settings.padding
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
         self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), padding)
         # XLA compiles each shape anew.
         self._together = self._rows if settings.xla else min(self._rows, ROWS_TOGETHER)
-        rows, names = self._rows if settings.xla else None, list(model.input)
-        signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in names}
+        rows, self._inputs = self._rows if settings.xla else None, list(model.input)
+        signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in self._inputs}
         self.network = tf.function(
-            lambda batch: model(batch, training=False)["tier"],
+            lambda batch: model(batch, training=False)[output],
             input_signature=[signature],
             jit_compile=settings.xla,
             autograph=False,
         )
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
-        """[n, K] float64 probabilities, not calibrated, that sum to 1; raises ValueError if the network gives none."""
+        """[n, size of the output] float64; raises ValueError if the network gives numbers that are not finite."""
         encoded = Encoded.of(rows, self.contract, self.encoding)
-        found = np.empty((rows.num_rows, len(self.contract.tiers)))
+        found = np.empty((rows.num_rows, self._size))
         for members, width in self.calls(encoded.lengths):
             tensors = encoded.padded(members, width, self.rows_of_call(len(members)))
-            found[members] = self.network(tensors).numpy()[: len(members)]
+            found[members] = self.network({name: tensors[name] for name in self._inputs}).numpy()[: len(members)]
         if not np.isfinite(found).all():
-            raise ValueError(f"model {self._version} gives probabilities that are not finite")
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
+            raise ValueError(f"model {self._version} gives numbers that are not finite")
+        return found
 
     def rows_of_call(self, members: int) -> int:
         """Rows of a call for so many members, the last ones empty; answers are equal for any number that this gives."""
@@ -96,6 +97,18 @@ class Predictor:
             members = np.flatnonzero(step == k)
             for start in range(0, len(members), self._rows):
                 yield members[start : start + self._rows], int(self._widths[k])
+
+
+class Predictor(NetworkCalls):
+    """The calls of a network that forecasts tiers."""
+
+    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
+        super().__init__(model, manifest, settings, "tier")
+
+    def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
+        """[n, K] float64 probabilities, not calibrated, that sum to 1; raises ValueError if the network gives none."""
+        found = super().__call__(rows)
+        return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
 def width_ladder(width: int, padding: float) -> Array:
@@ -205,11 +218,7 @@ def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings
     """The predictor of a bundle, loaded by the first call in a process."""
     key = (models_uri, version, settings.model_dump_json())
     if key not in _loaded:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-        from training.distributed import bound_threads
-
-        bound_threads(_THREADS_PER_WORKER)
+        quiet_worker()
         manifest = bundle.read_manifest(models_uri, version)
         from training.loop import in_precision
 
@@ -217,6 +226,15 @@ def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings
         model = in_precision(model, manifest.model, manifest.contract, manifest.encoding, settings.precision)
         _loaded[key] = Predictor(model, manifest, settings)
     return _loaded[key]
+
+
+def quiet_worker() -> None:
+    """Let TensorFlow of this worker print nothing and take one thread; call it before a network is loaded."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from training.distributed import bound_threads
+
+    bound_threads(_THREADS_PER_WORKER)
 
 
 def arrow_rows(batch: pd.DataFrame, contract: Contract) -> pa.Table:

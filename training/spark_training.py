@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from features import uri
 from features.contract import Contract
 from features.errors import BundleError, RankFailedError
-from training import bundle, spark_examples, spark_verdict
+from training import bundle, pretrained, spark_examples, spark_verdict
 from training.bundle import Manifest
 from training.calibration import Calibration
 from training.loop import Plan
@@ -30,7 +30,7 @@ from training.settings import CalibrationSettings, ModelSettings, TrainingSettin
 from training.spark_examples import Examples
 from training.spark_verdict import Judging
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a change of code changes what a training with equal settings gives."""
 
 _NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches"}
@@ -77,6 +77,7 @@ def train_model(
     staging_uri: str,
     provenance: Mapping[str, Any],
     progress: bool = True,
+    pretrained_uri: str = "",
 ) -> Trained:
     """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
 
@@ -94,16 +95,21 @@ def train_model(
         staging_uri: where examples and checkpoints lie; may be emptied when no training runs.
         provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
         progress: whether to show a progress bar.
+        pretrained_uri: where bundles of pretrained encoders lie.
 
     Raises:
+        BundleError: the pretrained encoder that the settings name is missing, damaged, or does not fit.
         TrainingDataError: the rows cannot train a model.
         RankFailedError: a rank failed; its own error is in the message.
         StorageError: a URI cannot be read or written.
     """
+    start = pretrained.chosen(pretrained_uri, contract, model, settings)
+    if start is not None:
+        settings = settings.model_copy(update={"pretrained": start.version})
     identity = spark_examples.data_identity(sequences, outcomes, contract, settings)
     key = training_key(contract, model, settings, judging.calibration, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
-    found = _finished(models_uri, version)
+    found = finished(models_uri, version)
     if found is not None and found.verdict is not None and found.verdict.bounds == judging.gate.model_dump():
         if found.verdict.published:
             bundle.point_latest(models_uri, version)
@@ -111,29 +117,22 @@ def train_model(
     examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
     examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
     if found is None:
-        found = _trained(
-            spark, contract, model, settings, models_uri, uri.join(staging_uri, "trainings", key), examples,
-            version, {**provenance, "inputs": identity}, progress,
-        )  # fmt: skip
+        plan = plan_of(key, contract, model, settings, examples, uri.join(staging_uri, "trainings", key))
+        if start is not None:
+            network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
+            plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
+        found = trained(spark, plan, version, models_uri, {**provenance, "inputs": identity}, progress)
     transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
     judged = spark_verdict.judge(spark, models_uri, found, examples.validation, transitions, judging)
     return Trained(version, True, judged)
 
 
-def _trained(
-    spark: SparkSession,
-    contract: Contract,
-    model: ModelSettings,
-    settings: TrainingSettings,
-    models_uri: str,
-    work: str,
-    examples: Examples,
-    version: str,
-    provenance: Mapping[str, Any],
-    progress: bool,
-) -> Manifest:
-    plan = Plan(
-        key=version.rsplit("-", 1)[1],
+def plan_of(
+    key: str, contract: Contract, model: ModelSettings, settings: TrainingSettings, examples: Examples, work: str
+) -> Plan:
+    """The plan of a training on staged examples that keeps its state in the folder `work`."""
+    return Plan(
+        key=key,
         contract=contract,
         encoding=examples.encoding,
         model=model,
@@ -144,10 +143,16 @@ def _trained(
         model_uri=uri.join(work, bundle.MODEL_FILE),
         progress_uri=uri.join(work, "progress.json"),
     )
+
+
+def trained(
+    spark: SparkSession, plan: Plan, version: str, models_uri: str, provenance: Mapping[str, Any], progress: bool
+) -> Manifest:
+    """Run the ranks, write the bundle that is not judged yet, and empty the folder of the plan's state."""
     result = run_ranks(spark, plan, progress)
-    manifest = _manifest(version, plan, result, examples, provenance)
+    manifest = _manifest(version, plan, result, provenance)
     whole = bundle.write_bundle(models_uri, manifest, {bundle.MODEL_FILE: uri.read_bytes(plan.model_uri)})
-    uri.delete_folder(work)
+    uri.delete_folder(plan.checkpoint_uri.rsplit("/", 1)[0])
     return whole
 
 
@@ -308,18 +313,17 @@ def _quiet_spark_thread() -> Iterator[None]:
         threading.excepthook = previous
 
 
-def _finished(models_uri: str, version: str) -> Manifest | None:
+def finished(models_uri: str, version: str, job: str = bundle.TRAIN) -> Manifest | None:
+    """The manifest of a version that is there whole, or None."""
     try:
-        return bundle.read_manifest(models_uri, version)
+        return bundle.read_manifest(models_uri, version, job)
     except BundleError:  # none yet, or damaged: training again mends both
         return None
 
 
-def _manifest(
-    version: str, plan: Plan, result: Mapping[str, Any], examples: Examples, provenance: Mapping[str, Any]
-) -> Manifest:
+def _manifest(version: str, plan: Plan, result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
     numbers = ("best_epoch", "validation_loss", "validation_accuracy", "largest_difference", "weights")
-    rows = {"training_rows": sum(examples.training.rows), "validation_rows": sum(examples.validation.rows)}
+    rows = {"training_rows": sum(plan.training.rows), "validation_rows": sum(plan.validation.rows)}
     return Manifest(
         version=version,
         contract=plan.contract,
@@ -334,4 +338,5 @@ def _manifest(
         created_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         files={},
         calibration=Calibration.none(len(plan.contract.tiers)),
+        job=bundle.TRAIN if plan.pretraining is None else bundle.PRETRAIN,
     )

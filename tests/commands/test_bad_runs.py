@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from features import delta, tables
 from features.errors import BundleError, DateError, TableMismatchError, TrainingDataError
-from jobs import build_outcomes, evaluate_model, score_users, train_model
+from jobs import build_outcomes, embed_users, evaluate_model, score_users, train_model
 from jobs.settings import Settings
 from tests.end_to_end import programme
 from tests.invariants.events import AS_OF, Store, event, some_events
@@ -140,3 +140,15 @@ def test_invariant_5_a_bundle_refuses_other_tier_rules(spark: SparkSession, trai
 def test_invariant_9_no_training_window_overlaps_the_evaluated_horizon(spark: SparkSession, trained: Settings) -> None:
     with pytest.raises(DateError, match=r"overlap|outcome window|horizon"):
         evaluate_model.run(programme.job(spark, trained, trained.training.dates[-1]))
+
+
+def test_bad_input_training_from_an_encoder_that_does_not_stand(spark: SparkSession, trained: Settings) -> None:
+    training = trained.training.model_copy(update={"pretrained": "hybrid-2020-01-01-none"})
+    asked = trained.model_copy(update={"training": training})
+    with pytest.raises(BundleError, match=r"no whole bundle 'hybrid-2020-01-01-none' .*: run pretrain_model first"):
+        train_model.run(programme.job(spark, asked))
+
+
+def test_bad_input_an_embedding_before_any_pretraining(spark: SparkSession, trained: Settings) -> None:
+    with pytest.raises(BundleError, match=r"no model is published under .*/pretrained: run pretrain_model first"):
+        embed_users.run(programme.job(spark, trained, programme.SCORED))

@@ -15,8 +15,9 @@ from pyspark.sql import functions as f
 from features.errors import TrainingDataError
 from tests.training.training_examples import CONTRACT, DATES, example_tables, settings
 from training import spark_examples
+from training.feed import NO_OUTCOME, TensorMaker
 from training.settings import TrainingSettings
-from training.spark_examples import Examples, data_identity, examples_key, stage, tier_transitions
+from training.spark_examples import Examples, data_identity, examples, examples_key, stage, tier_transitions
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +133,41 @@ def test_transitions_are_counted(tables: tuple[DataFrame, DataFrame]) -> None:
 
 def test_module_names_its_splits() -> None:
     assert spark_examples.SPLITS == ("training", "validation")
+
+
+def test_the_labelled_share_is_of_users_and_leaves_validation_whole(tables: tuple[DataFrame, DataFrame]) -> None:
+    def users(share: float, seed: int = 5) -> dict[int, list[str]]:
+        rows = examples(*tables, CONTRACT, settings(labelled_share=share, seed=seed)).collect()
+        return {split: sorted(r["user_id"] for r in rows if r["split"] == split) for split in (0, 1)}
+
+    few, more, every = users(0.3), users(0.6), users(1.0)
+    assert len(every[0]) == 80
+    assert few[1] == more[1] == every[1]
+    assert len(every[1]) == 40
+    for found, share in ((few, 0.3), (more, 0.6)):
+        assert all(found[0].count(user) == 2 for user in found[0])  # at both training dates
+        assert 0.1 < len(found[0]) / 80 - share + 0.2 < 0.4
+    assert set(few[0]) < set(more[0])
+    assert set(users(0.6, seed=6)[0]) != set(more[0])
+
+
+def test_without_outcomes_every_sequence_is_staged_and_members_are_told(
+    tables: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    chosen = settings(labelled_share=1.0)
+    staged = stage(tables[0], None, CONTRACT, chosen, str(tmp_path))
+    assert (sum(staged.training.rows), sum(staged.validation.rows)) == (80, 40)
+    rows = [row for name, part in _staged(tmp_path).items() if name.startswith("training") for row in part]
+    assert {row["outcome_tier_rank"] for row in rows} == {None}
+    members = [row["member"] for row in rows]
+    assert len(set(members)) == 40
+    assert {members.count(m) for m in members} == {2}  # each member at both dates
+    made = TensorMaker(CONTRACT, staged.encoding, 24, None).encode(pq.read_table(staged.training.uris[0]))
+    assert set(made.outcome_rank.tolist()) == {NO_OUTCOME}
+
+
+def test_a_pretraining_reads_sequences_alone(tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings) -> None:
+    assert set(data_identity(tables[0], None, CONTRACT, chosen)) == {"sequences"}
+    assert set(data_identity(*tables, CONTRACT, chosen)) == {"sequences", "outcomes"}
+    with pytest.raises(TrainingDataError, match="table sequences has no rows as of 2025-03-01"):
+        data_identity(tables[0].where("as_of_date < '2025-03-01'"), None, CONTRACT, chosen)

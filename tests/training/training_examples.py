@@ -13,7 +13,14 @@ import pyarrow as pa
 from features.contract import Contract
 from training.feed import ShardSet
 from training.loop import Plan
-from training.settings import CalibrationSettings, GateSettings, ModelSettings, ScoringSettings, TrainingSettings
+from training.settings import (
+    CalibrationSettings,
+    GateSettings,
+    ModelSettings,
+    PretrainingSettings,
+    ScoringSettings,
+    TrainingSettings,
+)
 from training.spark_examples import example_schema, write_shards
 from training.spark_verdict import Judging
 from training.statistics import Statistics
@@ -54,6 +61,9 @@ SETTINGS: dict[str, Any] = {
     "by_length": True,
     "row_group_rows": 8,
     "prefetch_batches": 2,
+    "labelled_share": 1.0,
+    "encoder_rate": 1.0,
+    "frozen_epochs": 0,
     "seed": 5,
     "start_timeout_seconds": 60,
     "network_interfaces": ["lo"],
@@ -93,6 +103,27 @@ def settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings(**{**SETTINGS, **changes})
 
 
+def pretraining(**changes: Any) -> PretrainingSettings:
+    made = {
+        "contrastive_weight": 1.0,
+        "next_event_weight": 1.0,
+        "slices": 3,
+        "least_events": 4,
+        "most_events": 12,
+        "margin": 0.5,
+        "negatives": 3,
+        "epochs": 4,
+        "batch_size": 32,
+        "learning_rate": 0.005,
+        "patience": 4,
+        "version": "latest",
+    }
+    return PretrainingSettings(**{**made, **changes})
+
+
+PRETRAINING = pretraining()
+
+
 def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa.Table:
     """`count` examples of all lengths from 0 to L, with missing values, whose outcome follows from their spend."""
     random = np.random.default_rng(seed)
@@ -112,6 +143,7 @@ def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa
         "as_of_date": [DATE] * count,
         "outcome_tier_rank": np.digitize(value, [250, 700]),
         "outcome_value": value,
+        "member": np.arange(count),
     }
     return pa.table(columns, schema=example_schema(contract))
 
@@ -126,7 +158,7 @@ def example_tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
         rows = rows.append_column("contract_id", pa.array([CONTRACT.id] * users))
         parts.append(rows.append_column("inputs_id", pa.array([f"in-{date}"] * users)))
     whole, outcome = pa.concat_tables(parts), ["outcome_tier_rank", "outcome_value"]
-    return whole.drop_columns(outcome), whole.select(["user_id", "as_of_date", "inputs_id", *outcome])
+    return whole.drop_columns([*outcome, "member"]), whole.select(["user_id", "as_of_date", "inputs_id", *outcome])
 
 
 def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int) -> tuple[ShardSet, Statistics]:

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow: settings are validated in processes that never 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Protocol, cast
 
@@ -19,11 +20,25 @@ REGISTRY = {
 """Model names and the modules that define them."""
 
 
+@dataclasses.dataclass(frozen=True)
+class EncoderShape:
+    """The part of a network that can be pretrained: from events to a state at each event, the layer `STATES`.
+
+    Attributes:
+        parameters: of the model, those that the encoder's weights depend on.
+        causal: whether the state at an event depends on no later one, so that it may be asked to forecast the next.
+    """
+
+    parameters: tuple[str, ...]
+    causal: bool
+
+
 class ModelModule(Protocol):
     """What a module of the registry offers.
 
     Attributes:
         Parameters: pydantic class of the model's parameters, with `max_events`, the newest events that it reads.
+        ENCODER: an `EncoderShape`, where the network has a layer named `training.models.layers.STATES`.
     """
 
     Parameters: type[BaseModel]
@@ -40,3 +55,13 @@ def model_module(name: str) -> ModelModule:
 def parameters_class(name: str) -> type[BaseModel]:
     """The parameters class of a model; raises KeyError for an unknown name."""
     return model_module(name).Parameters
+
+
+def encoder_shape(name: str) -> EncoderShape | None:
+    """What can be pretrained of a model, None where it offers no encoder; raises KeyError for an unknown name."""
+    return getattr(model_module(name), "ENCODER", None)
+
+
+def with_encoders() -> list[str]:
+    """Names of the models that offer an encoder."""
+    return [name for name in REGISTRY if encoder_shape(name)]

@@ -6,7 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
+from training.models import EncoderShape
 from training.models.parameters import JoinedParameters
+
+ENCODER = EncoderShape(parameters=("embedding", "periods", "units"), causal=True)
 
 
 class Parameters(JoinedParameters):
@@ -20,7 +23,9 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
     """What is known at each event, [n, W, units], of events [n, W, E]; a GRU can do without their mask [n, W]."""
     import keras
 
-    return keras.layers.GRU(parameters.units, return_sequences=True)(events)
+    from training.models.layers import STATES
+
+    return keras.layers.GRU(parameters.units, return_sequences=True, name=STATES)(events)
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:

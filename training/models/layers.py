@@ -17,6 +17,8 @@ from features.contract import Contract
 from training.tensors import FIRST_CODE, TIME_CHANNELS, Encoding
 
 PACKAGE = "tiercast"
+STATES = "states"
+"""Name of the layer whose output [n, W, H] is a state at each event, in networks whose encoder can be pretrained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,3 +238,25 @@ class EventPooling(keras.layers.Layer):
     def compute_output_shape(self, steps_shape: Any, **_: Any) -> Any:
         """[n, 3 H]."""
         return (steps_shape[0], 3 * steps_shape[-1])
+
+
+def encoder_of(network: keras.Model) -> keras.Model:
+    """The part of a network from channels, codes and mask to its states at each event, sharing its weights."""
+    events = {name: network.input[name] for name in ("channels", "codes", "mask")}
+    return keras.Model(events, network.get_layer(STATES).output, name="encoder")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UnitLength(keras.layers.Layer):
+    """Vectors [n, H] scaled to length 1, in float32; zeros stay zeros."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"dtype": "float32", **options})
+
+    def call(self, vectors: Any) -> Any:
+        """See the class."""
+        return ops.normalize(vectors, axis=-1)
+
+    def compute_output_shape(self, vectors_shape: Any) -> Any:
+        """[n, H]."""
+        return vectors_shape

@@ -6,7 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
+from training.models import EncoderShape
 from training.models.parameters import NetworkParameters
+
+ENCODER = EncoderShape(parameters=("embedding", "first_units", "second_units"), causal=True)
 
 
 class Parameters(NetworkParameters):
@@ -29,7 +32,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     import keras
 
     from training.models.heads import tier_head
-    from training.models.layers import EventEmbedding, LastEvent
+    from training.models.layers import STATES, EventEmbedding, LastEvent
 
     inputs = shapes.inputs()
     x = EventEmbedding(list(shapes.vocabularies), parameters.embedding)(
@@ -37,7 +40,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     )
     x = keras.layers.LSTM(parameters.first_units, return_sequences=True)(x)
     x = keras.layers.Dropout(parameters.dropout)(x)
-    x = keras.layers.LSTM(parameters.second_units, return_sequences=True)(x)
+    x = keras.layers.LSTM(parameters.second_units, return_sequences=True, name=STATES)(x)
     x = keras.layers.Dropout(parameters.dropout)(LastEvent()(x, present=inputs["mask"]))
     x = keras.layers.Dense(parameters.dense, activation="relu")(x)
     x = keras.layers.Dropout(parameters.dropout)(x)

@@ -6,7 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
+from training.models import EncoderShape
 from training.models.parameters import JoinedParameters
+
+ENCODER = EncoderShape(
+    parameters=("embedding", "periods", "layers", "heads", "head_size", "width", "inner", "causal"), causal=False
+)
 
 _EPSILON = 1.0
 """What layers add to the variance by which they normalise. With much less, the first trace of an event would decide:
@@ -34,9 +39,10 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
     import keras
 
     from training.models.ages import TimedAttention
+    from training.models.layers import STATES
 
-    def normalised(x: Any) -> Any:
-        return keras.layers.LayerNormalization(epsilon=_EPSILON)(x)
+    def normalised(x: Any, name: str | None = None) -> Any:
+        return keras.layers.LayerNormalization(epsilon=_EPSILON, name=name)(x)
 
     x = keras.layers.Dense(parameters.width)(events)
     for _ in range(parameters.layers):
@@ -46,7 +52,7 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
         inner = keras.layers.Dense(parameters.inner, activation="gelu")(normalised(x))
         thought = keras.layers.Dense(parameters.width)(inner)
         x = keras.layers.Add()([x, keras.layers.Dropout(parameters.layer_dropout)(thought)])
-    return normalised(x)
+    return normalised(x, STATES)
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:

@@ -1,0 +1,95 @@
+"""Pretraining on Spark's executors: stage all sequences, run the ranks with Horovod, leave a bundle of the encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from features import uri
+from features.contract import Contract
+from training import bundle, spark_examples
+from training.pretrained import check_can_pretrain
+from training.settings import ModelSettings, PretrainingSettings, TrainingSettings
+from training.spark_training import Trained, finished, plan_of, trained
+
+FORMAT = 1
+"""Raised when a change of code changes what a pretraining with equal settings gives."""
+
+_IN_KEY = {
+    "as_of", "validation_as_of", "ranks", "shards", "batch", "batch_size", "epochs", "learning_rate", "warmup_epochs",
+    "weight_decay", "average_decay", "patience", "mixed_precision", "vocabulary_size", "shuffle_rows", "by_length",
+    "row_group_rows", "seed",
+}  # fmt: skip
+
+
+def pretrain_model(
+    spark: SparkSession,
+    sequences: DataFrame,
+    contract: Contract,
+    model: ModelSettings,
+    training: TrainingSettings,
+    pretraining: PretrainingSettings,
+    pretrained_uri: str,
+    staging_uri: str,
+    provenance: Mapping[str, Any],
+    progress: bool = True,
+) -> Trained:
+    """Pretrain the encoder of a network and write its bundle, or find the finished bundle of the same pretraining.
+
+    Args:
+        spark: whose task slots the ranks take, all at once.
+        sequences: the whole table; those of the training dates are learned from, those of the validation date choose
+            the epoch.
+        contract: that the sequences must follow.
+        model: the network whose encoder it is.
+        training: dates, ranks and the rest of what `pretraining` does not say.
+        pretraining: losses, slices and lengths.
+        pretrained_uri: where bundles of pretrained encoders lie.
+        staging_uri: where examples and checkpoints lie.
+        provenance: JSON-ready, kept in the manifest.
+        progress: whether to show a progress bar.
+
+    Raises:
+        SettingsError: the network has no encoder, or one that cannot learn this.
+        TrainingDataError: the rows cannot train.
+        RankFailedError: a rank failed; its own error is in the message.
+        StorageError: a URI cannot be read or written.
+    """
+    check_can_pretrain(model, pretraining)
+    settings = pretraining.of(training)
+    identity = spark_examples.data_identity(sequences, None, contract, settings)
+    key = pretraining_key(contract, model, settings, pretraining, identity)
+    version = f"{model.name}-{settings.validation_as_of}-{key}"
+    found = finished(pretrained_uri, version, bundle.PRETRAIN)
+    created = found is None
+    if found is None:
+        folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
+        examples = spark_examples.stage(sequences, None, contract, settings, folder)
+        plan = plan_of(key, contract, model, settings, examples, uri.join(staging_uri, "trainings", key))
+        plan = dataclasses.replace(plan, pretraining=pretraining)
+        found = trained(spark, plan, version, pretrained_uri, {**provenance, "inputs": identity}, progress)
+    bundle.point_latest(pretrained_uri, version)
+    return Trained(version, created, found)
+
+
+def pretraining_key(
+    contract: Contract,
+    model: ModelSettings,
+    settings: TrainingSettings,
+    pretraining: PretrainingSettings,
+    identity: Mapping[str, Any],
+) -> str:
+    """Twelve hexadecimal digits of everything that the encoder's weights depend on."""
+    return spark_examples.digest(
+        {
+            "format": FORMAT,
+            "contract": contract.to_dict(),
+            "model": {"name": model.name, "parameters": model.resolved()},
+            "settings": settings.model_dump(mode="json", include=_IN_KEY),
+            "pretraining": pretraining.model_dump(exclude={"version"}),
+            "data": identity,
+        }
+    )
