@@ -23,7 +23,9 @@ def page(settings: Settings) -> str:
             tables.scores(settings.contract.tiers),
             tables.SCORE_REASONS,
             tables.TIERS,
+            tables.DRIFT,
             tables.EVALUATIONS,
+            tables.FAIRNESS,
             tables.RUNS,
         ]
     )

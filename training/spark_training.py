@@ -116,7 +116,7 @@ def train_model(
             version, {**provenance, "inputs": identity}, progress,
         )  # fmt: skip
     transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
-    judged = spark_verdict.judge(spark, models_uri, found, examples.validation, transitions, judging)
+    judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, transitions, judging)
     return Trained(version, True, judged)
 
 

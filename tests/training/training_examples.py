@@ -13,7 +13,14 @@ import pyarrow as pa
 from features.contract import Contract
 from training.feed import ShardSet
 from training.loop import Plan
-from training.settings import CalibrationSettings, GateSettings, ModelSettings, ScoringSettings, TrainingSettings
+from training.settings import (
+    CalibrationSettings,
+    DriftSettings,
+    GateSettings,
+    ModelSettings,
+    ScoringSettings,
+    TrainingSettings,
+)
 from training.spark_examples import example_schema, write_shards
 from training.spark_verdict import Judging
 from training.statistics import Statistics
@@ -59,9 +66,17 @@ SETTINGS: dict[str, Any] = {
 }
 
 SCORING = ScoringSettings(model_version="latest", rows_per_range=50, model_rows=16, padding=0.15, xla=False)
+DRIFT = DriftSettings.model_validate(
+    {
+        "bins": 10,
+        "sample_rows": 1000,
+        "warning": {"psi": 9, "distance": 9},
+        "refusal": {"psi": 9, "distance": 9},
+    }
+)
 JUDGING = Judging(
     CalibrationSettings(method="vector", least_rows=20),
-    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1000),
+    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1000, drift=DRIFT),
     SCORING,
     max_rows=1000,
 )
