@@ -115,7 +115,7 @@ def judge(
     by_tier = tuple(calibration_by_tier(probabilities, current, outcome, tiers))
     reasons = [
         f"its logloss of {own:.4f} is not below the {losses[name]:.4f} of {name}"
-        + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}")
+        + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}" if margin > 0 else "")
         for name, margin in (("markov", -settings.better_than_markov), ("published", settings.worse_than_published))
         if name in losses and own > losses[name] + margin
     ]
@@ -156,12 +156,12 @@ def calibration_error(probabilities: Floats, outcome: Ranks, bins: int = BINS) -
     )
 
 
-def error_by_chance(probabilities: Floats, bins: int = BINS) -> float:
-    """The 95 % quantile of the calibration error if each member's outcome is drawn from its own forecast."""
+def error_by_chance(probabilities: Floats, bins: int = BINS, quantile: float = _QUANTILE) -> float:
+    """A quantile of the calibration error if each member's outcome is drawn from its own forecast."""
     chance = np.random.default_rng(0)
     edges = probabilities.cumsum(axis=1)
     errors = []
     for _ in range(_SIMULATIONS):
         drawn = (chance.random(len(edges))[:, None] > edges).sum(axis=1).clip(max=edges.shape[1] - 1)
         errors.append(calibration_error(probabilities, drawn, bins))
-    return float(np.quantile(errors, _QUANTILE))
+    return float(np.quantile(errors, quantile))

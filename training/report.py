@@ -81,7 +81,7 @@ TITLES = {
 MODEL = "model"
 
 _LOGLOSS, _ACCURACY, _UPGRADE = METRICS[:3]
-_DRIFT_ROWS = 8
+_DRIFT_ROWS = 12
 _CAMPAIGN = 0.2
 """Share of the members contacted in the headline figures: a usual size of a campaign."""
 
@@ -423,11 +423,11 @@ def _differences(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _drift_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """One row a feature, furthest first: its shift at the gate and now; steady ones only as far as there is room."""
+    """One row a feature, its shift at the gate and now: those too far, then the furthest others while there is room."""
     judged = {s.feature: s for s in (inputs.gate.drift if inputs.gate else ())}
     now = {s.feature: s for s in inputs.drift}
     names = sorted({*judged, *now}, key=lambda name: (-(now.get(name) or judged[name]).psi, name))
-    far = [n for n in names if any(of[n].level != "steady" for of in (judged, now) if n in of)]
+    far = [n for n in names if any(of[n].level in ("warning", "refusal") for of in (judged, now) if n in of)]
     shown = far + [n for n in names if n not in far][: max(0, _DRIFT_ROWS - len(far))]
     return [{"feature": name, "judged": judged.get(name), "now": now.get(name)} for name in shown]
 

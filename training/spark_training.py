@@ -115,8 +115,7 @@ def train_model(
             spark, contract, model, settings, models_uri, uri.join(staging_uri, "trainings", key), examples,
             version, {**provenance, "inputs": identity}, progress,
         )  # fmt: skip
-    transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
-    judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, transitions, judging)
+    judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, judging)
     return Trained(version, True, judged)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from features.errors import BundleError
 from training import bundle, calibration, drift, gate
-from training.baselines import fit_baselines
+from training.baselines import cross_fitted_markov
 from training.bundle import Manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
@@ -41,6 +42,11 @@ class Validated:
     outcome: Array
     probabilities: Array
 
+    @property
+    def half(self) -> Array:
+        """[n] whether a user is in the first half: what is fitted on one is tried on the other."""
+        return np.asarray(self.shard % 2 == 0)
+
 
 def judge(
     spark: SparkSession,
@@ -48,7 +54,6 @@ def judge(
     manifest: Manifest,
     training: ShardSet,
     validation: ShardSet,
-    transitions: Array,
     how: Judging,
 ) -> Manifest:
     """Calibrate a bundle, decide whether it is published, and write both to it; returns the new manifest.
@@ -62,18 +67,15 @@ def judge(
         manifest: of the bundle.
         training: shards of the training dates.
         validation: shards of the validation date.
-        transitions: [K, K] training rows by current and outcome tier.
         how: settings.
     """
     rows = validated(spark, models_uri, manifest, validation, how)
-    mended = calibration.cross_fitted(
-        rows.probabilities, rows.current, rows.outcome, rows.shard % 2 == 0, how.calibration
-    )
+    mended = calibration.cross_fitted(rows.probabilities, rows.current, rows.outcome, rows.half, how.calibration)
     fitted = calibration.fit(rows.probabilities, rows.current, rows.outcome, how.calibration)
     known, now = (sampled(spark, models_uri, manifest, split, fitted, how) for split in (training, validation))
     profile = Profile.of(known, len(manifest.contract.tiers), how.gate.drift.bins)
     shifts = drift.shifts(profile, profile.count(now), how.gate.drift)
-    rivals, notes = rivals_of(spark, models_uri, manifest, validation, rows.current, transitions, how)
+    rivals, notes = rivals_of(spark, models_uri, manifest, validation, rows, how)
     verdict = gate.judge(mended, rows.current, rows.outcome, manifest.contract.tiers, rivals, how.gate, notes, shifts)
     return bundle.settle(models_uri, manifest, fitted, profile, verdict)
 
@@ -83,19 +85,26 @@ def rivals_of(
     models_uri: str,
     manifest: Manifest,
     validation: ShardSet,
-    current: Array,
-    transitions: Array,
+    rows: Validated,
     how: Judging,
 ) -> tuple[dict[str, Array], list[str]]:
     """Probabilities [n, K] of what a bundle is compared with, and why something is not; see `judge`."""
-    rivals = {"markov": fit_baselines(transitions)["markov"].predict(current)}
-    published = bundle.published(models_uri)
+    tiers = len(manifest.contract.tiers)
+    rivals = {"markov": cross_fitted_markov(rows.current, rows.outcome, rows.half, tiers)}
+    try:
+        published = bundle.published(models_uri)
+    except BundleError as error:  # of an earlier release, or damaged: what replaces it must not fail by it
+        return rivals, [f"not compared with the published model: {error}"]
     if published is None or published.version == manifest.version:
         return rivals, []
     if why := _not_comparable(published, manifest):
         return rivals, [f"not compared with the published {published.version}: {why}"]
     theirs = validated(spark, models_uri, published, validation, how)
-    return {**rivals, "published": published.calibration(theirs.probabilities, theirs.current)}, []
+    if published.validation_date == manifest.validation_date:  # its calibration was fitted on these very rows
+        mended = calibration.cross_fitted(theirs.probabilities, rows.current, rows.outcome, rows.half, how.calibration)
+    else:
+        mended = published.calibration(theirs.probabilities, theirs.current)
+    return {**rivals, "published": mended}, []
 
 
 def _not_comparable(published: Manifest, manifest: Manifest) -> str | None:
