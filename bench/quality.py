@@ -67,7 +67,7 @@ def train_and_evaluate(overrides: Sequence[str]) -> Comparison:
     chosen = load(CONFIGS, [*overrides, f"scoring.model_version={version}"])
     evaluation = Job(chosen, spark, argparse.Namespace(as_of=None))
     with evaluation.run("evaluate_model", chosen.evaluation.as_of) as record:
-        comparison = evaluate_model.evaluate_model(evaluation, record, chosen.evaluation.as_of)
+        comparison, _ = evaluate_model.evaluate_model(evaluation, record, chosen.evaluation.as_of)
     seconds = sum(h["seconds"] or 0 for h in read_manifest(chosen.storage.models, version).history)
     sys.stdout.write(f"{version}: {_cells([comparison.model])} ({seconds:.0f} s in epochs)\n")
     return comparison

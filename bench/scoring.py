@@ -115,7 +115,7 @@ def written(spark: SparkSession, members: Members, manifest: Manifest, models: s
         "scored_at": pa.scalar(dt.datetime.now(dt.UTC), pa.timestamp("us", "UTC")),
         "inputs_id": pa.scalar("bench"),
     }
-    write_scores(spark, members, manifest, models, SETTINGS, emptied(out), added)
+    write_scores(spark, members, manifest, models, SETTINGS, emptied(out), added, counted_rows=10_000)
 
 
 def by_user(spark: SparkSession, rows: DataFrame, manifest: Manifest, models: str) -> DataFrame:

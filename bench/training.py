@@ -23,7 +23,14 @@ from features.contract import Contract
 from training import spark_examples
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, EncodedRows, TensorMaker, training_batches
 from training.loop import Plan, build_model, compiled_steps
-from training.settings import CalibrationSettings, GateSettings, ModelSettings, TrainingSettings
+from training.settings import (
+    CalibrationSettings,
+    DriftBounds,
+    DriftSettings,
+    GateSettings,
+    ModelSettings,
+    TrainingSettings,
+)
 from training.spark_training import train_model
 from training.spark_verdict import Judging
 from training.tensors import Tensors
@@ -74,9 +81,16 @@ def outcomes_of(sequences: DataFrame) -> DataFrame:
     return sequences.select("user_id", "as_of_date", "inputs_id", rank.alias(OUTCOME_RANK), value.alias(OUTCOME_VALUE))
 
 
+FAR = DriftBounds(psi=9, distance=9)
 JUDGING = Judging(
     CalibrationSettings(method="none", least_rows=1),
-    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1),
+    GateSettings(
+        better_than_markov=-9,
+        worse_than_published=9,
+        calibration_error=1,
+        least_members=1,
+        drift=DriftSettings(bins=20, sample_rows=1000, warning=FAR, refusal=FAR),
+    ),
     SETTINGS,
     max_rows=1000,
 )

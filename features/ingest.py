@@ -72,8 +72,8 @@ def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
     """Cast what the source gave, into columns beside it; what cannot be cast is null and found by `_reasons`."""
     text, time = f.col("amount").cast("string"), f.col("event_time").cast("string")
     columns = {
-        "_user": f.trim(f.col("user_id").cast("string"), f.lit(_BLANK)),
-        "_id": f.trim(f.col("event_id").cast("string"), f.lit(_BLANK)),
+        "_user": plain_id("user_id"),
+        "_id": plain_id("event_id"),
         "_time": f.when(~time.rlike(_NO_DATE), f.col("event_time").try_cast("timestamp")),
         "_money": f.when(text.rlike(_NUMBER), text.try_cast("double")),
         # -0.0 becomes 0; decimal(38, 6) holds far more than any bound allows.
@@ -82,6 +82,11 @@ def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
     for name, attribute in spec.source.attributes.items():
         columns[f"_{name}"] = _number(f.col(name)) if attribute.type == "numeric" else f.col(name).cast("string")
     return rows.withColumns(columns)
+
+
+def plain_id(column: str) -> Column:
+    """An id as text without blanks around it: what its pseudonym is made of."""
+    return f.trim(f.col(column).cast("string"), f.lit(_BLANK))
 
 
 def _number(value: Column) -> Column:

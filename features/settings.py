@@ -72,6 +72,21 @@ class Source(_Strict):
         return self
 
 
+class Groups(_Strict):
+    """Which groups users belong to: for evaluation only, never a feature."""
+
+    tables: dict[Name, SourceTable] = Field(min_length=1)
+    query: str = Field(min_length=1, description="Spark SQL over the tables that yields user_id and the attributes")
+    attributes: list[Name] = Field(min_length=1, description="columns of the query by which users are grouped")
+
+    @model_validator(mode="after")
+    def _attributes_are_named_once(self) -> Groups:
+        twice = sorted({a for a in self.attributes if self.attributes.count(a) > 1 or a == "user_id"})
+        if twice:
+            raise ValueError(f"attributes {twice} stand more than once, or are the user")
+        return self
+
+
 class TierLevel(_Strict):
     """One tier; the first has no thresholds."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def read_source(
     tables, malformed = {}, spark.createDataFrame([], "source STRING, line STRING")
     for name, table in source.tables.items():
         with source_errors(f"source table {name!r} ({table.uri})"):
-            rows = _open(spark, table)
+            rows = open_table(spark, table)
             if MALFORMED in rows.columns:
                 # Parsed once and whole: which lines are malformed depends on the columns that are parsed.
                 rows = rows.persist(StorageLevel.DISK_ONLY)
@@ -74,7 +74,8 @@ def read_source(
     return SourceRows(events, malformed, tables)
 
 
-def _open(spark: SparkSession, table: SourceTable) -> DataFrame:
+def open_table(spark: SparkSession, table: SourceTable) -> DataFrame:
+    """The rows of a table of the settings; of a text table `MALFORMED` holds each line that does not parse."""
     if table.format == "table":
         return spark.table(table.uri)
     reader = spark.read.options(**table.options)
@@ -113,33 +114,38 @@ def _between(rows: DataFrame, column: str | None, since: dt.date | None, until: 
 
 
 _TEXT = (t.StringType,)
-_ID = (t.StringType, t.IntegralType)
+ID_TYPES = (t.StringType, t.IntegralType)
+WORD_TYPES = (t.IntegralType, t.BooleanType, t.StringType)
 _ACCEPTED: dict[str, tuple[type[t.DataType], ...]] = {
-    "event_id": _ID,
-    "user_id": _ID,
+    "event_id": ID_TYPES,
+    "user_id": ID_TYPES,
     "event_time": (t.TimestampType, t.TimestampNTZType, t.DateType, *_TEXT),
     "event_type": _TEXT,
     "amount": (t.NumericType, *_TEXT),
     "numeric": (t.NumericType, *_TEXT),
-    "categorical": (t.IntegralType, t.BooleanType, *_TEXT),
+    "categorical": WORD_TYPES,
 }
 
 
 def _check_columns(events: DataFrame, source: Source) -> None:
     kinds = {**dict.fromkeys(EVENT_COLUMNS), **{n: a.type for n, a in source.attributes.items()}}
-    found = {c.name: c.dataType for c in events.schema}
-    problems = [f"column {n} is missing" for n in kinds if n not in found]
-    problems += [f"column {n} stands more than once" for n in found if events.columns.count(n) > 1]
-    for name, kind in kinds.items():
-        accepted = _ACCEPTED[kind or name]
-        if name in found and not isinstance(found[name], accepted):
-            wanted = ", ".join(a.__name__.removesuffix("Type").lower() for a in accepted)
-            problems.append(f"column {name} is {found[name].simpleString()}; it may be {wanted}")
-    extra = [n for n in found if n not in kinds]
-    if extra:
-        problems.append(f"columns {extra} are neither event columns nor under source.attributes")
+    accepted = {name: _ACCEPTED[kind or name] for name, kind in kinds.items()}
+    problems = column_problems(events, accepted, "neither event columns nor under source.attributes")
     if problems:
         raise SourceError("\n".join(["the source query does not yield events:", *(f"  - {p}" for p in problems)]))
+
+
+def column_problems(rows: DataFrame, accepted: Mapping[str, tuple[type[t.DataType], ...]], unknown: str) -> list[str]:
+    """A line for each column that is missing, doubled, of a type that is not accepted, or unknown."""
+    found = {c.name: c.dataType for c in rows.schema}
+    problems = [f"column {n} is missing" for n in accepted if n not in found]
+    problems += [f"column {n} stands more than once" for n in found if rows.columns.count(n) > 1]
+    for name, types in accepted.items():
+        if name in found and not isinstance(found[name], types):
+            wanted = ", ".join(a.__name__.removesuffix("Type").lower() for a in types)
+            problems.append(f"column {name} is {found[name].simpleString()}; it may be {wanted}")
+    extra = [n for n in found if n not in accepted]
+    return [*problems, f"columns {extra} are {unknown}"] if extra else problems
 
 
 def check_expression(spark: SparkSession, expression: str, schema: t.StructType, where: str) -> None:

@@ -310,6 +310,43 @@ EVALUATIONS = Table(
     ("as_of_date",),
 )
 
+DRIFT = Table(
+    "drift",
+    "how far one feature of the members scored at a date is from the model's training rows",
+    (
+        field("model_version", t.StringType(), "bundle that scored"),
+        field("feature", t.StringType(), "an aggregate, a mean over the member's events, or the predicted tier"),
+        field("psi", t.DoubleType(), "population stability index over bins of equally many training rows"),
+        field("distance", t.DoubleType(), "Wasserstein distance in standard deviations of the training rows"),
+        field("chance", t.DoubleType(), "the index that 999 of 1000 samples stay below when nothing has changed"),
+        field("level", t.StringType(), "`steady`, `warning`, `refusal`, or `expected` by the settings"),
+        field("run_id", t.StringType(), "run that measured it; a date that is scored again has the rows of both runs"),
+        field("measured_at", t.TimestampType(), "when, UTC"),
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
+FAIRNESS = Table(
+    "fairness",
+    "a figure of a group of members on an evaluated date, or the largest difference between groups",
+    (
+        field("model_version", t.StringType(), "bundle that was evaluated"),
+        field("attribute", t.StringType(), "by which members are grouped"),
+        field("group", t.StringType(), "the group; null: the difference between the highest and the lowest group"),
+        field("measure", t.StringType(), "`selection_rate`, `upgrade_recall`, `accuracy` or `calibration_gap`"),
+        field("members", t.LongType(), "evaluated members of the group; groups that are too small have no row"),
+        field("value", t.DoubleType(), "the figure, or the difference"),
+        field("low", t.DoubleType(), "lower end of the figure's 95 % interval"),
+        field("high", t.DoubleType(), "upper end of the figure's 95 % interval"),
+        field("chance", t.DoubleType(), "the difference that 95 of 100 divisions at random stay below"),
+        field("level", t.StringType(), "of a difference: `even`, `warning` or `refusal`"),
+        field("evaluated_at", t.TimestampType(), "when, UTC"),
+        _AS_OF,
+    ),
+    ("as_of_date",),
+)
+
 RUNS = Table(
     "runs",
     "a job run for an as-of date",
@@ -320,9 +357,9 @@ RUNS = Table(
         field(
             "status",
             t.StringType(),
-            "`written`, `unchanged`, `failed`, or `refused` where a trained model was not published",
+            "`written`, `unchanged`, `failed`, or `refused`: a model was not published, or groups are not served alike",
         ),
-        field("message", t.StringType(), "the error of a failed run"),
+        field("message", t.StringType(), "the error of a failed run, the reasons of a refusal, or a warning"),
         field("started_at", t.TimestampType(), "UTC"),
         field("seconds", t.DoubleType(), "wall-clock duration"),
         field("versions", t.MapType(t.StringType(), t.LongType()), "Delta version of each table read or written"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql.types import StructType
 
 from features.table_files import AddedFile
@@ -53,4 +53,9 @@ def files(
 
 def collected(written: DataFrame) -> list[AddedFile]:
     """The files that the rows of a frame of `FILE` name, one each, as JSON."""
-    return [AddedFile.from_json(row[FILE]) for row in written.collect()]
+    return added(written.collect())
+
+
+def added(written: Sequence[Row]) -> list[AddedFile]:
+    """The files that collected rows name in `FILE`, one each, as JSON."""
+    return [AddedFile.from_json(row[FILE]) for row in written]

@@ -24,7 +24,9 @@ def page(settings: Settings) -> str:
             tables.SCORE_REASONS,
             tables.EMBEDDINGS,
             tables.TIERS,
+            tables.DRIFT,
             tables.EVALUATIONS,
+            tables.FAIRNESS,
             tables.RUNS,
         ]
     )

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import delta, tables
+from jobs.groups import assess_groups, groups_of_users
 from jobs.job import Job, Run, main, parser
 from jobs.reports import write_evaluation
 from jobs.scoring import inputs_of_members, members, score
 from training.baselines import fit_baselines
 from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
 from training.challengers import Rows, inputs_of, probabilities
+from training.fairness import Fairness
 from training.feed import OUTCOME_RANK
 from training.metrics import Comparison, Evaluation, compare
 from training.report import summary_lines
@@ -27,8 +29,8 @@ from training.tensors import Array
 
 ARGUMENTS = parser(
     "evaluate_model",
-    reads="sequences (or events) and outcomes of `evaluation.as_of`, those of the training dates, and the bundle.",
-    writes="evaluations, reports/AS_OF.html, reports/AS_OF.json, runs.",
+    reads="sequences (or events) and outcomes of `evaluation.as_of`, those of the training dates, the bundle, groups.",
+    writes="evaluations, fairness, reports/AS_OF.html, reports/AS_OF.json, runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml",
     as_of="optional",
 )
@@ -38,13 +40,13 @@ def run(job: Job) -> None:
     """Evaluate the bundle on each date asked for, or on the configured one."""
     for date in job.as_of or [job.settings.evaluation.as_of]:
         with job.run("evaluate_model", date) as record:
-            comparison = evaluate_model(job, record, date)
-        job.say(summary_lines(comparison))
+            comparison, fairness = evaluate_model(job, record, date)
+        job.say([*summary_lines(comparison), *(fairness.lines() if fairness else [])])
 
 
-def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
-    """Compare the bundle's forecasts with the outcomes and with the baselines, on the same rows."""
-    settings = job.settings
+def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fairness | None]:
+    """Compare the bundle's forecasts with the outcomes and the baselines, and groups with each other."""
+    settings, groups = job.settings, groups_of_users(job)
     manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
     check_fits(manifest, settings.contract)
     check_no_overlap(manifest, date)
@@ -71,8 +73,9 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> Comparison:
     )
     record.counts = {"rows": comparison.model.rows}
     record.versions["evaluations"] = _keep(job, record, manifest, date, comparison)
-    write_evaluation(job, manifest, forecasts, date, comparison, of_date.count())
-    return comparison
+    fairness = None if groups is None else assess_groups(job, record, manifest, date, forecasts, groups)
+    write_evaluation(job, manifest, forecasts, date, comparison, of_date.count(), fairness)
+    return comparison, fairness
 
 
 def _challengers(

@@ -33,10 +33,12 @@ _WRITTEN_BY = {
     "sequences": "build_sequences",
     "outcomes": "build_outcomes",
     "scores": "score_users",
+    "drift": "score_users",
     "score_reasons": "explain_scores",
     "embeddings": "embed_users",
     "tiers": "score_users",
     "evaluations": "evaluate_model",
+    "fairness": "evaluate_model",
     "runs": "any job",
 }
 
@@ -51,7 +53,7 @@ class Run:
         as_of: its date, or None.
         now: the run's clock, UTC.
         status: `written`, `unchanged` where everything was there already, or `refused`.
-        message: why it is refused, or failed.
+        message: why it is refused or failed, or what it warns of.
         versions: Delta version of each table read or written.
         counts: reconciled row counts.
         model_version: bundle trained, evaluated or used.
@@ -147,7 +149,8 @@ def reconcile(what: str, expected: int, found: int) -> int:
 def _line(run: Run, seconds: float) -> str:
     date = f" as of {run.as_of}" if run.as_of else ""
     counts = ", ".join(f"{name} {n:,}" for name, n in run.counts.items())
-    return f"{run.job}{date}: {run.status} in {seconds:.1f} s" + (f" ({counts})" if counts else "")
+    warned = f"; {run.message}" if run.message and run.status == "written" else ""
+    return f"{run.job}{date}: {run.status} in {seconds:.1f} s" + (f" ({counts})" if counts else "") + warned
 
 
 def dates(text: str) -> list[dt.date]:

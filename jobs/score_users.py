@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import sys
 from collections.abc import Sequence
@@ -13,13 +14,15 @@ from features.tiers import TierRule
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.reports import write_forecast
 from jobs.scoring import inputs_of_members, members, write_scores
+from training import drift
 from training.bundle import Manifest, check_fits, read_manifest
+from training.drift import Shift
 from training.settings import ScoringSettings
 
 ARGUMENTS = parser(
     "score_users",
     reads="the bundle named by `scoring.model_version`; sequences of the as-of date, or events where there are none.",
-    writes="scores, tiers, user_days where it is stale, reports/AS_OF.html where the outcomes are not known yet, runs.",
+    writes="scores, tiers, drift, stale user_days, reports/AS_OF.html where the outcomes are not known yet, runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01",
     as_of="required",
 )
@@ -49,13 +52,37 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     known, of_sequences = members(job, date, now, record)
     inputs = _inputs(of_sequences, manifest, settings.scoring)
     stamp = {"scored_at": pa.scalar(record.now, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar(inputs)}
-    files = write_scores(job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp)
+    watched = settings.gate.drift
+    files, counted = write_scores(
+        job.spark, known, manifest, settings.storage.models, settings.scoring, uri, stamp, watched.sample_rows
+    )
     record.counts["rows"] = sum(f.rows for f in files)
     if known.count is not None:
         reconcile(f"scores as of {date}", known.count, record.counts["rows"])
     record.versions["scores"] = delta.commit_files(uri, table, record.id, seen, [date], files)
     scores = delta.read(job.spark, uri, record.versions["scores"]).where(delta.date_is("as_of_date", date))
+    shifts = drift.shifts(manifest.profile, counted, watched) if manifest.profile and counted else ()
+    _keep_drift(job, record, manifest, date, shifts)
     write_forecast(job, manifest, scores, date)
+
+
+def _keep_drift(job: Job, record: Run, manifest: Manifest, date: dt.date, shifts: Sequence[Shift]) -> None:
+    """A row for each feature; those that are too far become a warning of the run."""
+    delta.ensure(job.spark, job.uri("drift"), tables.DRIFT)
+    rows = [
+        {
+            **dataclasses.asdict(shift),
+            "model_version": manifest.version,
+            "run_id": record.id,
+            "measured_at": record.now,
+            "as_of_date": date,
+        }
+        for shift in shifts
+    ]
+    if rows:
+        delta.append(job.uri("drift"), tables.DRIFT, rows)
+    record.counts["drifted_features"] = sum(s.level in ("warning", "refusal") for s in shifts)
+    record.message = "; ".join(drift.notes(shifts, job.settings.gate.drift)) or None
 
 
 def _inputs(of_sequences: str, manifest: Manifest, settings: ScoringSettings) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
+import json
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -18,10 +21,12 @@ from features.reading import SEQUENCES, Output, Pass
 from features.table_files import AddedFile, TableFile, UserRange
 from jobs import passes
 from jobs.job import Job, Run
+from training import drift
 from training.bundle import Manifest
+from training.drift import PREDICTED_TIER, Counted
 from training.settings import ScoringSettings
 from training.spark_scoring import forecast, forecast_rows
-from training.tensors import AS_OF, TIER_RANK
+from training.tensors import AS_OF, TIER_RANK, Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +102,39 @@ def write_scores(
     settings: ScoringSettings,
     uri: str,
     added: Mapping[str, pa.Scalar],
-) -> list[AddedFile]:
-    """Write what `score` gives as files of `scores`, uncommitted; `added` are `scored_at` and `inputs_id`."""
-    columns = tables.scores(manifest.contract.tiers).columns
+    counted_rows: int,
+) -> tuple[list[AddedFile], Counted | None]:
+    """Write what `score` gives as files of `scores`, uncommitted; `added` are `scored_at` and `inputs_id`.
 
-    def work(portion: int) -> Iterator[AddedFile]:
-        rows = _scored(members, portion, manifest, models_uri, settings)
-        if rows.num_rows:
-            for name, value in added.items():
-                rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
-            yield table_files.write_file(rows.select(columns), uri, AS_OF, members.as_of)
+    With them comes what drift is measured by: about `counted_rows` members, counted by the profile of the bundle; None
+    where it has no profile. They are the first members of the first ranges, and pseudonyms are as good as random.
+    """
+    columns, profile = tables.scores(manifest.contract.tiers).columns, manifest.profile
+    counting = min(len(members.ranges), _COUNTING)
+    most = -(-counted_rows // counting)
 
-    return tasks.files(spark, len(members.ranges), work)
+    def work(portion: int) -> Iterator[pa.RecordBatch]:
+        rows = members.rows_of(members.ranges[portion])
+        if not rows.num_rows:
+            return
+        probabilities = forecast(rows, models_uri, manifest, settings)
+        counted = None
+        if profile is not None and portion < counting:
+            counted = profile.count(_watched(rows.slice(0, most), probabilities[:most], manifest.contract)).to_dict()
+        scored = forecast_rows(rows, probabilities, manifest)
+        for name, value in added.items():
+            scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
+        file = table_files.write_file(scored.select(columns), uri, AS_OF, members.as_of)
+        yield pa.record_batch({tasks.FILE: [file.to_json()], "counted": pa.array([json.dumps(counted)])})
+
+    written = tasks.rows(spark, len(members.ranges), work, f"{tasks.FILE} string, counted string").collect()
+    parts = [Counted.from_dict(found) for row in written if (found := json.loads(row["counted"]))]
+    return tasks.added(written), functools.reduce(operator.add, parts) if parts else None
+
+
+def _watched(rows: pa.Table, probabilities: Array, contract: Contract) -> dict[str, Array]:
+    values: dict[str, Array] = {**drift.feature_values(rows, contract)}
+    return values | {PREDICTED_TIER: probabilities.argmax(axis=1).astype(float)}
 
 
 def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> pa.Table:
@@ -154,6 +180,8 @@ def members(job: Job, date: dt.date, inputs: str, record: Run) -> tuple[Members,
     return Members.built(work, ranges), inputs
 
 
+_COUNTING = 64
+"""Ranges in which members are counted: what the driver gets of them does not grow with the members."""
 _WORDS = ("current_tier", "next_tier", "gap_measure")
 _STANDING = ("user_id", TIER_RANK, *_WORDS, "gap_to_next_tier", "length", "truncated")
 _ADDED = ("scored_at", "inputs_id")

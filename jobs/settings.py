@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,13 @@ from features.ingest import IngestSpec
 from features.sequences import SequenceSpec
 from features.totals import AggregateSpec
 from training import settings as ts
+from training.drift import PREDICTED_TIER, feature_names
+
+
+class Fairness(ts.FairnessSettings):
+    """Groups, and how the model's treatment of them is judged."""
+
+    groups: fs.Groups | None = None
 
 
 class Settings(BaseModel):
@@ -42,6 +50,7 @@ class Settings(BaseModel):
     calibration: ts.CalibrationSettings
     gate: ts.GateSettings
     evaluation: ts.EvaluationSettings
+    fairness: Fairness
     scoring: ts.ScoringSettings
     explanation: ts.ExplanationSettings
 
@@ -59,6 +68,26 @@ class Settings(BaseModel):
             self.pretraining.of(self.training)
         except ValidationError as error:
             raise ValueError("pretraining: " + "; ".join(e["msg"] for e in error.errors())) from None
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_no_features(self) -> Settings:
+        groups = self.fairness.groups.attributes if self.fairness.groups else []
+        features = {*self.source.attributes, *fs.EVENT_COLUMNS, *self.contract.aggregates}
+        both = [name for name in groups if name in features]
+        if both:
+            raise ValueError(
+                f"fairness.groups.attributes {both} are features too: a group is for evaluation only; take it out of "
+                "the source's query and source.attributes, or out of fairness.groups"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expected_features_exist(self) -> Settings:
+        names = (*feature_names(self.contract), PREDICTED_TIER)
+        unknown = [p for p in self.gate.drift.expected if not fnmatch.filter(names, p)]
+        if unknown:
+            raise ValueError(f"gate.drift.expected: {unknown} match no feature; there are {', '.join(names)}")
         return self
 
     @property

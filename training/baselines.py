@@ -99,6 +99,20 @@ def transition_counts(current: npt.ArrayLike, outcome: npt.ArrayLike, k: int) ->
     return np.bincount(pairs, minlength=k * k).reshape(k, k)
 
 
+def cross_fitted_markov(
+    current: npt.NDArray[np.int64], outcome: npt.NDArray[np.int64], half: npt.NDArray[np.bool_], k: int
+) -> Matrix:
+    """[n, k] forecasts of a Markov chain for members by rank, each fitted on the other half of them.
+
+    It knows what a calibration that is fitted in halves knows, and owes nothing to the training rows.
+    """
+    found = np.empty((len(current), k))
+    for side in (half, ~half):
+        counts = transition_counts(current[~side], outcome[~side], k).astype(np.float64)
+        found[side] = markov(counts)[current[side]]
+    return found
+
+
 def _shares(counts: Matrix) -> Matrix:
     """Counts along the last axis as probabilities, smoothed."""
     smoothed = counts + SMOOTHING

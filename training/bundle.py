@@ -1,8 +1,8 @@
 """Model bundles: `models/VERSION/{model.keras, manifest.json}`, and `models/latest.json` that names a published one.
 
 Files are written first, then the manifest with their checksums; once the model is judged, the manifest with its
-calibration and verdict, and only then the pointer, if it is published: a bundle is there whole or not at all. Reading a
-manifest needs no TensorFlow; only `load_model` does.
+calibration, profile and verdict, and only then the pointer, if it is published: a bundle is there whole or not at all.
+Reading a manifest needs no TensorFlow; only `load_model` does.
 
 Bundles of pretrained encoders are the same, in a folder of their own: nothing judges them, the newest is `latest`.
 """
@@ -23,11 +23,12 @@ from features import uri
 from features.contract import Contract
 from features.errors import BundleError, DateError
 from training.calibration import Calibration
+from training.drift import Profile
 from training.gate import Verdict
 from training.settings import ModelSettings
 from training.tensors import Encoding
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the meaning of a manifest changes."""
 
 LATEST = "latest"
@@ -57,6 +58,7 @@ class Manifest:
         created_at: UTC, ISO 8601.
         files: SHA-256 of each file.
         calibration: what mends the network's probabilities; fitted once the bundle is written.
+        profile: what later dates are compared with to find drift; None until it is judged.
         verdict: whether it is published, and why not; None until it is judged.
         job: what wrote it, `TRAIN` or `PRETRAIN`.
         format: `FORMAT` at the time of writing.
@@ -75,6 +77,7 @@ class Manifest:
     created_at: str
     files: Mapping[str, str]
     calibration: Calibration
+    profile: Profile | None = None
     verdict: Verdict | None = None
     job: str = TRAIN
     format: int = FORMAT
@@ -87,6 +90,7 @@ class Manifest:
             "encoding": self.encoding.to_dict(),
             "model": self.model.model_dump(mode="json"),
             "calibration": self.calibration.to_dict(),
+            "profile": self.profile.to_dict() if self.profile else None,
             "verdict": self.verdict.to_dict() if self.verdict else None,
         }
         return json.dumps(plain, indent=1, default=str)
@@ -102,6 +106,7 @@ class Manifest:
             "training_dates": tuple(map(dt.date.fromisoformat, stored["training_dates"])),
             "validation_date": dt.date.fromisoformat(stored["validation_date"]),
             "calibration": Calibration.from_dict(stored["calibration"]),
+            "profile": Profile.from_dict(stored["profile"]) if stored["profile"] else None,
             "verdict": Verdict.from_dict(stored["verdict"]) if stored["verdict"] else None,
         }
         return cls(**stored)
@@ -127,9 +132,11 @@ def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, byt
     return whole
 
 
-def settle(models_uri: str, manifest: Manifest, calibration: Calibration, verdict: Verdict) -> Manifest:
+def settle(
+    models_uri: str, manifest: Manifest, calibration: Calibration, profile: Profile, verdict: Verdict
+) -> Manifest:
     """Write what a bundle's judgement said, and let `latest` name it if it is published; returns the new manifest."""
-    judged = dataclasses.replace(manifest, calibration=calibration, verdict=verdict)
+    judged = dataclasses.replace(manifest, calibration=calibration, profile=profile, verdict=verdict)
     uri.write_bytes(uri.join(models_uri, manifest.version, _MANIFEST_FILE), judged.to_json().encode())
     if verdict.published:
         point_latest(models_uri, manifest.version)

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import log_loss
 
+from training import drift
+from training.drift import Shift
 from training.metrics import BINS, predicted_ranks, reliability_curve
 from training.settings import GateSettings
 
@@ -47,14 +49,16 @@ class Verdict:
         figures: loglosses that were compared, by name.
         calibration: by current tier.
         bounds: the settings that it was judged by.
-        notes: what could not be compared.
+        notes: what could not be compared, and what is near its bound.
+        drift: how far the members that it was judged on are from the training rows.
     """
 
     reasons: tuple[str, ...]
     figures: Mapping[str, float]
     calibration: tuple[TierCalibration, ...]
-    bounds: Mapping[str, float]
+    bounds: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    drift: tuple[Shift, ...] = ()
 
     @property
     def published(self) -> bool:
@@ -79,6 +83,7 @@ class Verdict:
             tuple(TierCalibration(**tier) for tier in stored["calibration"]),
             dict(stored["bounds"]),
             tuple(stored["notes"]),
+            tuple(Shift(**shift) for shift in stored["drift"]),
         )
 
 
@@ -90,6 +95,7 @@ def judge(
     rivals: Mapping[str, Floats],
     settings: GateSettings,
     notes: Sequence[str] = (),
+    shifts: Sequence[Shift] = (),
 ) -> Verdict:
     """Compare a model with its rivals and with its own probabilities.
 
@@ -101,14 +107,15 @@ def judge(
         rivals: [n, K] probabilities for the same rows of `markov`, and of the `published` model where there is one.
         settings: margins and bounds.
         notes: what could not be compared.
+        shifts: how far the rows are from the training rows.
     """
     ranks = np.arange(len(tiers))
     losses = {name: float(log_loss(outcome, p, labels=ranks)) for name, p in rivals.items()}
     own = float(log_loss(outcome, probabilities, labels=ranks))
-    by_tier = tuple(_calibration(probabilities, current, outcome, tiers))
+    by_tier = tuple(calibration_by_tier(probabilities, current, outcome, tiers))
     reasons = [
         f"its logloss of {own:.4f} is not below the {losses[name]:.4f} of {name}"
-        + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}")
+        + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}" if margin > 0 else "")
         for name, margin in (("markov", -settings.better_than_markov), ("published", settings.worse_than_published))
         if name in losses and own > losses[name] + margin
     ]
@@ -125,10 +132,15 @@ def judge(
         for k, tier in enumerate(tiers)
         if not predicted[k] and reached[k] >= settings.least_members
     ]
-    return Verdict(tuple(reasons), {"model": own, **losses}, by_tier, settings.model_dump(), tuple(notes))
+    reasons += drift.refusals(shifts, settings.drift)
+    said = (*notes, *drift.notes([s for s in shifts if s.level == "warning"], settings.drift))
+    return Verdict(tuple(reasons), {"model": own, **losses}, by_tier, settings.model_dump(), said, tuple(shifts))
 
 
-def _calibration(probabilities: Floats, current: Ranks, outcome: Ranks, tiers: Sequence[str]) -> list[TierCalibration]:
+def calibration_by_tier(
+    probabilities: Floats, current: Ranks, outcome: Ranks, tiers: Sequence[str]
+) -> list[TierCalibration]:
+    """Calibration of the members of each current tier that has any; arguments as for `judge`."""
     found = []
     for rank, tier in enumerate(tiers):
         p, came = probabilities[current == rank], outcome[current == rank]
@@ -144,12 +156,12 @@ def calibration_error(probabilities: Floats, outcome: Ranks, bins: int = BINS) -
     )
 
 
-def error_by_chance(probabilities: Floats, bins: int = BINS) -> float:
-    """The 95 % quantile of the calibration error if each member's outcome is drawn from its own forecast."""
+def error_by_chance(probabilities: Floats, bins: int = BINS, quantile: float = _QUANTILE) -> float:
+    """A quantile of the calibration error if each member's outcome is drawn from its own forecast."""
     chance = np.random.default_rng(0)
     edges = probabilities.cumsum(axis=1)
     errors = []
     for _ in range(_SIMULATIONS):
         drawn = (chance.random(len(edges))[:, None] > edges).sum(axis=1).clip(max=edges.shape[1] - 1)
         errors.append(calibration_error(probabilities, drawn, bins))
-    return float(np.quantile(errors, _QUANTILE))
+    return float(np.quantile(errors, quantile))

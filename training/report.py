@@ -17,6 +17,8 @@ from typing import Any, Literal
 import jinja2
 
 from training import gate, plots
+from training.drift import Shift
+from training.fairness import MEASURES, Fairness
 from training.metrics import Comparison, Evaluation, Forecast
 from training.plots import Picture
 
@@ -79,6 +81,7 @@ TITLES = {
 MODEL = "model"
 
 _LOGLOSS, _ACCURACY, _UPGRADE = METRICS[:3]
+_DRIFT_ROWS = 12
 _CAMPAIGN = 0.2
 """Share of the members contacted in the headline figures: a usual size of a campaign."""
 
@@ -116,6 +119,9 @@ class ReportInputs:
         notes: what a reader must know to judge the figures, such as sampling.
         gate: what was said of the model when it was trained.
         judged_as_of: the date whose members it was judged on then.
+        drift: how far the members scored are from the training rows, by feature; empty where it was not measured.
+        trained_tiers: training rows by their most probable tier.
+        fairness: groups compared; None where none are known, or outcomes are not.
     """
 
     title: str
@@ -130,6 +136,9 @@ class ReportInputs:
     notes: Sequence[str] = ()
     gate: gate.Verdict | None = None
     judged_as_of: dt.date | None = None
+    drift: Sequence[Shift] = ()
+    trained_tiers: Sequence[int] = ()
+    fairness: Fairness | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of different tiers."""
@@ -239,6 +248,9 @@ def render(inputs: ReportInputs) -> str:
         "failed": [(_title(n), why) for n, why in inputs.comparison.failed.items()] if inputs.comparison else [],
         "rival": _title(_rival(inputs.comparison)) if inputs.comparison else "",
         "pictures": _pictures(inputs, colours),
+        "drift_rows": _drift_rows(inputs),
+        "tier_shares": _tier_shares(inputs),
+        "measures": MEASURES,
     }
     return _template().render(context)
 
@@ -246,11 +258,12 @@ def render(inputs: ReportInputs) -> str:
 @cache
 def _template() -> jinja2.Template:
     """The page's template; read as a package resource, so that it is found in a zip too."""
-    source = resources.files("training").joinpath("templates/report.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    templates = resources.files("training").joinpath("templates")
+    loader = jinja2.FunctionLoader(lambda name: templates.joinpath(name).read_text("utf-8"))
+    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["share"] = lambda value: "\u2013" if value is None else f"{value:.1%}"
     environment.filters["whole"] = lambda value: "\u2013" if value is None else f"{value:,.0f}"
-    return environment.from_string(source)
+    return environment.get_template("report.html.j2")
 
 
 def _columns(comparison: Comparison) -> dict[str, Evaluation]:
@@ -407,6 +420,22 @@ def _differences(comparison: Comparison) -> list[dict[str, Any]]:
             cells.append({"title": metrics[key].title, "text": f"{low:+.3f} to {high:+.3f}", "better": better})
         rows.append({"name": _title(name), "cells": cells})
     return rows
+
+
+def _drift_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
+    """One row a feature, its shift at the gate and now: those too far, then the furthest others while there is room."""
+    judged = {s.feature: s for s in (inputs.gate.drift if inputs.gate else ())}
+    now = {s.feature: s for s in inputs.drift}
+    names = sorted({*judged, *now}, key=lambda name: (-(now.get(name) or judged[name]).psi, name))
+    far = [n for n in names if any(of[n].level in ("warning", "refusal") for of in (judged, now) if n in of)]
+    shown = far + [n for n in names if n not in far][: max(0, _DRIFT_ROWS - len(far))]
+    return [{"feature": name, "judged": judged.get(name), "now": now.get(name)} for name in shown]
+
+
+def _tier_shares(inputs: ReportInputs) -> list[tuple[float, float]]:
+    """Of each tier the shares of the training rows and of the members scored for whom it is the most probable one."""
+    before, now = inputs.trained_tiers, [sum(column) for column in zip(*inputs.forecast.flows, strict=True)]
+    return [(b / sum(before), n / sum(now)) for b, n in zip(before, now, strict=False)]
 
 
 def _pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:

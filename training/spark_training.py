@@ -122,8 +122,7 @@ def train_model(
             network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
             plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
         found = trained(spark, plan, version, models_uri, {**provenance, "inputs": identity}, progress)
-    transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
-    judged = spark_verdict.judge(spark, models_uri, found, examples.validation, transitions, judging)
+    judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, judging)
     return Trained(version, True, judged)
 
 

@@ -1,4 +1,4 @@
-"""A trained bundle's calibration and verdict, from its forecasts for the rows of the validation date."""
+"""A trained bundle's calibration, profile and verdict, from its forecasts for training and validation rows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from training import bundle, calibration, gate
-from training.baselines import fit_baselines
+from features.errors import BundleError
+from training import bundle, calibration, drift, gate
+from training.baselines import cross_fitted_markov
 from training.bundle import Manifest
+from training.calibration import Calibration
+from training.drift import PREDICTED_TIER, Profile
 from training.feed import OUTCOME_RANK, ShardSet, first_rows
 from training.settings import CalibrationSettings, GateSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
 from training.tensors import TIER_RANK, Array, column
 
-_ROWS = "shard INT, current INT, outcome INT, probabilities ARRAY<DOUBLE>"
+_ROWS = "shard INT, current INT, outcome INT, probabilities ARRAY<DOUBLE>, features ARRAY<DOUBLE>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +42,19 @@ class Validated:
     outcome: Array
     probabilities: Array
 
+    @property
+    def half(self) -> Array:
+        """[n] whether a user is in the first half: what is fitted on one is tried on the other."""
+        return np.asarray(self.shard % 2 == 0)
+
 
 def judge(
-    spark: SparkSession, models_uri: str, manifest: Manifest, validation: ShardSet, transitions: Array, how: Judging
+    spark: SparkSession,
+    models_uri: str,
+    manifest: Manifest,
+    training: ShardSet,
+    validation: ShardSet,
+    how: Judging,
 ) -> Manifest:
     """Calibrate a bundle, decide whether it is published, and write both to it; returns the new manifest.
 
@@ -52,25 +65,46 @@ def judge(
         spark: the session.
         models_uri: where bundles lie.
         manifest: of the bundle.
+        training: shards of the training dates.
         validation: shards of the validation date.
-        transitions: [K, K] training rows by current and outcome tier.
         how: settings.
     """
     rows = validated(spark, models_uri, manifest, validation, how)
-    mended = calibration.cross_fitted(
-        rows.probabilities, rows.current, rows.outcome, rows.shard % 2 == 0, how.calibration
-    )
-    rivals = {"markov": fit_baselines(transitions)["markov"].predict(rows.current)}
-    published, notes = bundle.published(models_uri), []
-    if published is not None and published.version != manifest.version:
-        if why := _not_comparable(published, manifest):
-            notes.append(f"not compared with the published {published.version}: {why}")
-        else:
-            theirs = validated(spark, models_uri, published, validation, how)
-            rivals["published"] = published.calibration(theirs.probabilities, theirs.current)
-    verdict = gate.judge(mended, rows.current, rows.outcome, manifest.contract.tiers, rivals, how.gate, notes)
+    mended = calibration.cross_fitted(rows.probabilities, rows.current, rows.outcome, rows.half, how.calibration)
     fitted = calibration.fit(rows.probabilities, rows.current, rows.outcome, how.calibration)
-    return bundle.settle(models_uri, manifest, fitted, verdict)
+    known, now = (sampled(spark, models_uri, manifest, split, fitted, how) for split in (training, validation))
+    profile = Profile.of(known, len(manifest.contract.tiers), how.gate.drift.bins)
+    shifts = drift.shifts(profile, profile.count(now), how.gate.drift)
+    rivals, notes = rivals_of(spark, models_uri, manifest, validation, rows, how)
+    verdict = gate.judge(mended, rows.current, rows.outcome, manifest.contract.tiers, rivals, how.gate, notes, shifts)
+    return bundle.settle(models_uri, manifest, fitted, profile, verdict)
+
+
+def rivals_of(
+    spark: SparkSession,
+    models_uri: str,
+    manifest: Manifest,
+    validation: ShardSet,
+    rows: Validated,
+    how: Judging,
+) -> tuple[dict[str, Array], list[str]]:
+    """Probabilities [n, K] of what a bundle is compared with, and why something is not; see `judge`."""
+    tiers = len(manifest.contract.tiers)
+    rivals = {"markov": cross_fitted_markov(rows.current, rows.outcome, rows.half, tiers)}
+    try:
+        published = bundle.published(models_uri)
+    except BundleError as error:  # of an earlier release, or damaged: what replaces it must not fail by it
+        return rivals, [f"not compared with the published model: {error}"]
+    if published is None or published.version == manifest.version:
+        return rivals, []
+    if why := _not_comparable(published, manifest):
+        return rivals, [f"not compared with the published {published.version}: {why}"]
+    theirs = validated(spark, models_uri, published, validation, how)
+    if published.validation_date == manifest.validation_date:  # its calibration was fitted on these very rows
+        mended = calibration.cross_fitted(theirs.probabilities, rows.current, rows.outcome, rows.half, how.calibration)
+    else:
+        mended = published.calibration(theirs.probabilities, theirs.current)
+    return {**rivals, "published": mended}, []
 
 
 def _not_comparable(published: Manifest, manifest: Manifest) -> str | None:
@@ -85,11 +119,34 @@ def validated(
     spark: SparkSession, models_uri: str, manifest: Manifest, validation: ShardSet, how: Judging
 ) -> Validated:
     """A bundle's forecasts of the first rows of each shard, which lie in an order that is as good as random."""
-    version, scoring = manifest.version, how.scoring
-    shards = [
-        (k, address) for k, (address, rows) in enumerate(zip(validation.uris, validation.rows, strict=True)) if rows
-    ]
-    most = max(1, how.max_rows // len(shards))
+    found = _forecast(spark, models_uri, manifest, validation, how.scoring, how.max_rows, features=False)
+    shard, current, outcome = (found[name].to_numpy().astype(np.int64) for name in ("shard", "current", "outcome"))
+    return Validated(shard, current, outcome, _matrix(found, "probabilities"))
+
+
+def sampled(
+    spark: SparkSession, models_uri: str, manifest: Manifest, split: ShardSet, fitted: Calibration, how: Judging
+) -> dict[str, Array]:
+    """What drift is measured by, of the first rows of each shard: [n] of each feature, see `training.drift`."""
+    found = _forecast(spark, models_uri, manifest, split, how.scoring, how.gate.drift.sample_rows, features=True)
+    probabilities = fitted(_matrix(found, "probabilities"), found["current"].to_numpy().astype(np.int64))
+    features = dict(zip(drift.feature_names(manifest.contract), _matrix(found, "features").T, strict=True))
+    return {**features, PREDICTED_TIER: probabilities.argmax(axis=1).astype(np.float64)}
+
+
+def _forecast(
+    spark: SparkSession,
+    models_uri: str,
+    manifest: Manifest,
+    split: ShardSet,
+    scoring: ScoringSettings,
+    max_rows: int,
+    features: bool,
+) -> pa.Table:
+    """Up to about `max_rows` rows of `_ROWS`, ordered by shard; without `features` these are empty."""
+    version, contract = manifest.version, manifest.contract
+    shards = [(k, address) for k, (address, rows) in enumerate(zip(split.uris, split.rows, strict=True)) if rows]
+    most = max(1, max_rows // len(shards))
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = predictor_of_worker(models_uri, version, scoring)
@@ -97,17 +154,26 @@ def validated(
             for number in batch["id"].to_pylist():
                 shard, address = shards[number]
                 rows = first_rows(address, most)
+                values = drift.feature_values(rows, contract).values() if features else []
                 yield pa.record_batch(
                     {
                         "shard": pa.array([shard] * rows.num_rows, pa.int32()),
                         "current": column(rows, TIER_RANK).cast(pa.int32()),
                         "outcome": column(rows, OUTCOME_RANK).cast(pa.int32()),
-                        "probabilities": pa.array(list(predictor(rows)), pa.list_(pa.float64())),
+                        "probabilities": _lists(predictor(rows)),
+                        "features": _lists(np.stack([*values], axis=1) if values else np.empty((rows.num_rows, 0))),
                     }
                 )
 
     tasks = min(len(shards), spark.sparkContext.defaultParallelism)
-    found = spark.range(0, len(shards), 1, tasks).mapInArrow(work, _ROWS).toArrow().sort_by("shard")
-    shard, current, outcome = (found[name].to_numpy().astype(np.int64) for name in ("shard", "current", "outcome"))
-    flat = found["probabilities"].combine_chunks().flatten().to_numpy()
-    return Validated(shard, current, outcome, flat.reshape(found.num_rows, -1))
+    return spark.range(0, len(shards), 1, tasks).mapInArrow(work, _ROWS).toArrow().sort_by("shard")
+
+
+def _lists(matrix: Array) -> pa.Array:
+    rows, width = matrix.shape
+    offsets = pa.array(np.arange(rows + 1) * width, pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(matrix.astype(np.float64).ravel()))
+
+
+def _matrix(rows: pa.Table, name: str) -> Array:
+    return np.asarray(column(rows, name).flatten().to_numpy().reshape(rows.num_rows, -1))

@@ -51,6 +51,11 @@ MISTAKES = {
     "validation_before_training": ("training.validation_as_of=2020-01-01", "must be later than the last training date"),
     "windows_not_increasing": ("features.windows_days=[30, 7]", "windows_days must increase"),
     "csv_without_columns": ("source.tables.orders.columns=null", "a csv table needs `columns`"),
+    "group_that_is_a_feature": (
+        "fairness.groups={tables: {people: {format: parquet, uri: x}}, query: SELECT 1, attributes: [age, channel]}",
+        "fairness.groups.attributes ['channel'] are features too",
+    ),
+    "drift_of_no_feature": ("gate.drift.expected=[tenure*, age]", "gate.drift.expected: ['age'] match no feature"),
     "no_override": ("sequence.length", "write it as key.path=value"),
 }
 

@@ -23,6 +23,8 @@ CONFIGS = ["conf/points_programme.yaml", "conf/local.yaml"]
 KEY = "a key for tests, and for nothing else"
 MEMBERS, DAYS = 120, 150
 SCORED = dt.date(2024, 5, 20)
+REGIONS = ("north", "south", "west")
+"""Of nine members of ten; the others are not in the table of groups."""
 CHECKOUT = Path(__file__).parents[2]
 
 Step = Callable[[Job], None]
@@ -31,7 +33,16 @@ Step = Callable[[Job], None]
 def source(folder: Path) -> list[str]:
     """Write the source files and return the overrides that point to them, with shorter windows and training."""
     points_programme.write(folder, MEMBERS, DAYS)
+    regions = [f"member{k:05d},{REGIONS[k % 3]}\n" for k in range(MEMBERS) if k % 10]
+    (folder / "members.csv").write_text("customer,region\n" + "".join(regions))
     return [
+        f"fairness.groups.tables.people={{format: csv, uri: {folder}/members.csv, columns: 'customer STRING, "
+        "region STRING', options: {header: 'true'}}",
+        "fairness.groups.query=SELECT customer AS user_id, region FROM people",
+        "fairness.groups.attributes=[region]",
+        "fairness.smallest_group=10",
+        "fairness.least_members=5",
+        "fairness.draws=50",
         f"source.tables.orders.uri={folder}/orders.csv",
         f"source.tables.visits.uri={folder}/visits.csv",
         "tiers.window_days=30",
@@ -46,6 +57,7 @@ def source(folder: Path) -> list[str]:
         "gate.better_than_markov=-9",  # a network of two epochs earns no place
         "gate.calibration_error=1",
         "gate.least_members=1000",
+        "gate.drift={expected: [], refusal: {psi: 99, distance: 99}}",  # members begin in January: all windows fill up
     ]
 
 

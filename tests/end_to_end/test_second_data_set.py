@@ -22,6 +22,7 @@ from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import Settings
 from tests.end_to_end import programme
 from training.bundle import read_manifest
+from training.drift import PREDICTED_TIER, feature_names
 
 TIERS = ["bronze", "silver", "gold", "platinum"]
 
@@ -171,6 +172,38 @@ def test_the_report_is_self_contained(done: Settings) -> None:
 def test_evaluations_hold_the_model_beside_its_baselines(done: Settings) -> None:
     models = ["forest", "hybrid", "lightgbm", "logistic", "majority", "markov", "stays"]
     assert sorted(table(done, "evaluations")["model"].to_pylist()) == models
+
+
+def test_drift_of_every_scored_date_is_kept(done: Settings) -> None:
+    rows = table(done, "drift").to_pandas()
+    for date in (done.evaluation.as_of, programme.SCORED):
+        found = rows[rows["as_of_date"] == date]
+        assert sorted(found["feature"]) == sorted([*feature_names(done.contract), PREDICTED_TIER])
+    tenure = rows[rows["feature"] == "tenure_days"].set_index("as_of_date")
+    assert tenure["distance"][programme.SCORED] > tenure["distance"][done.evaluation.as_of] > 0.5
+    (run,) = (
+        r
+        for r in table(done, "runs").to_pylist()
+        if (r["job"], r["as_of_date"], r["status"]) == ("score_users", programme.SCORED, "written")
+    )
+    assert dict(run["counts"])["drifted_features"] == (found["level"] == "warning").sum() > 0
+    assert "tenure_days" in run["message"]
+
+
+def test_groups_are_compared_on_the_evaluated_date(done: Settings) -> None:
+    rows = table(done, "fairness").to_pandas()
+    assert set(rows["attribute"]) == {"region"}
+    of_groups = rows[rows["group"].notna()]
+    assert set(of_groups["group"]) == set(programme.REGIONS)
+    assert (of_groups["low"] <= of_groups["value"]).all()
+    assert (of_groups["value"] <= of_groups["high"]).all()
+    accuracy = of_groups[of_groups["measure"] == "accuracy"]
+    assert 90 < accuracy["members"].sum() <= 0.9 * programme.MEMBERS
+    differences = rows[rows["group"].isna()].set_index("measure")["value"]
+    assert differences["accuracy"] == pytest.approx(accuracy["value"].max() - accuracy["value"].min())
+    page = (Path(done.storage.reports) / f"{done.evaluation.as_of}.html").read_text()
+    assert "members served alike" in page
+    assert "Are these still the members it was trained on?" in page
 
 
 def test_reasons_of_every_scored_member_add_up(spark: SparkSession, done: Settings) -> None:

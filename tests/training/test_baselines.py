@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import TrainingDataError
-from training.baselines import REGISTRY, Baseline, fit_baselines, transition_counts
+from training.baselines import REGISTRY, Baseline, cross_fitted_markov, fit_baselines, transition_counts
 
 COUNTS = [[6, 2, 0], [1, 4, 1], [0, 1, 2]]
 """17 members; 12 stayed; outcomes 7, 7, 3."""
@@ -92,3 +92,12 @@ def test_counts_of_another_shape_or_sign_are_refused(counts: list[object]) -> No
 def test_a_rank_outside_the_tiers_is_refused(rank: int) -> None:
     with pytest.raises(ValueError, match=r"must be 0\.\.2"):
         fit_baselines(COUNTS)["markov"].predict([0, rank])
+
+
+def test_each_half_is_forecast_by_what_the_other_half_did() -> None:
+    current, outcome = np.array([0, 0, 0, 1, 0, 1]), np.array([0, 0, 1, 1, 1, 0])
+    half = np.array([True, True, True, True, False, False])
+    found = cross_fitted_markov(current, outcome, half, 2)
+    # The second half moved from 0 to 1 once and from 1 to 0 once; the first 0 to 0 twice, 0 to 1 and 1 to 1 once.
+    assert found == pytest.approx(np.array([[1 / 3, 2 / 3]] * 3 + [[2 / 3, 1 / 3]] + [[3 / 5, 2 / 5], [1 / 3, 2 / 3]]))
+    assert cross_fitted_markov(current, outcome, np.ones(6, bool), 2) == pytest.approx(0.5)  # nobody to learn from

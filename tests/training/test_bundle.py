@@ -25,9 +25,12 @@ from training.bundle import (
     write_bundle,
 )
 from training.calibration import Calibration
+from training.drift import PREDICTED_TIER, Profile
 from training.gate import Verdict
 from training.settings import ModelSettings
 from training.statistics import Statistics
+
+PROFILE = Profile.of({"events": np.arange(9.0), PREDICTED_TIER: np.arange(9.0) % 3}, 3, 4)
 
 
 @pytest.fixture
@@ -54,7 +57,8 @@ def manifest() -> Manifest:
 def published(models: str, manifest: Manifest, contents: bytes) -> Manifest:
     """A bundle that has passed the gate."""
     verdict = Verdict((), {"model": 0.5}, (), {})
-    return settle(models, write_bundle(models, manifest, {MODEL_FILE: contents}), manifest.calibration, verdict)
+    whole = write_bundle(models, manifest, {MODEL_FILE: contents})
+    return settle(models, whole, manifest.calibration, PROFILE, verdict)
 
 
 @pytest.fixture
@@ -81,10 +85,11 @@ def test_latest_stays_where_it_is_until_a_bundle_is_published(models: str, manif
     other = write_bundle(models, dataclasses.replace(manifest, version="second"), {MODEL_FILE: b"two"})
     assert read_manifest(models, LATEST).version == manifest.version
     calibration = Calibration((0.5, 1.0, 2.0), ((0.0, 0.1, 0.2),) * 3)
-    refused = settle(models, other, calibration, Verdict(("it is bad",), {"model": 9.0}, (), {}))
+    refused = settle(models, other, calibration, PROFILE, Verdict(("it is bad",), {"model": 9.0}, (), {}))
     assert read_manifest(models, LATEST).version == manifest.version
     assert read_manifest(models, "second") == refused
     assert refused.calibration == calibration
+    assert refused.profile == PROFILE
     assert refused.verdict is not None
     assert not refused.verdict.published
 
@@ -116,7 +121,7 @@ def test_a_missing_file_is_named(models: str, manifest: Manifest) -> None:
     [
         (lambda text: text[:50], "is damaged"),
         (lambda text: "[]", "is damaged"),
-        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 3"),
+        (lambda text: json.dumps(json.loads(text) | {"format": 99}), "has format 99 and this release reads 4"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "contract"}), "damaged .*contract"),
         (lambda text: json.dumps(json.loads(text) | {"files": {}}), "lists no model.keras"),
     ],

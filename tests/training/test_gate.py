@@ -7,12 +7,16 @@ import pytest
 from scipy.special import softmax
 
 from tests.training.test_calibration import made
+from tests.training.training_examples import DRIFT
 from training.baselines import fit_baselines, transition_counts
+from training.drift import Shift
 from training.gate import Verdict, error_by_chance, judge
 from training.settings import GateSettings
 
 TIERS = ("base", "silver", "gold")
-GATE = GateSettings(better_than_markov=0.0, worse_than_published=0.01, calibration_error=0.03, least_members=100)
+GATE = GateSettings(
+    better_than_markov=0.0, worse_than_published=0.01, calibration_error=0.03, least_members=100, drift=DRIFT
+)
 TRUTH, CURRENT, OUTCOME = made(6000, 5)
 MARKOV = fit_baselines(transition_counts(CURRENT, OUTCOME, 3))["markov"].predict(CURRENT)
 
@@ -65,6 +69,19 @@ def test_a_tier_that_is_never_forecast_refuses() -> None:
     found = verdict(p, better_than_markov=-9, calibration_error=1)
     assert found.reasons == (f"no member is forecast in gold, which {reached} members reached",)
     assert verdict(p, better_than_markov=-9, calibration_error=1, least_members=reached + 1).published
+
+
+def test_a_feature_far_from_the_training_rows_refuses_with_both_figures() -> None:
+    near, far = Shift("spend_30d", 9.5, 0.1, 0.0, "warning"), Shift("events", 2.0, 11.0, 0.0, "refusal")
+    found = judge(TRUTH, CURRENT, OUTCOME, TIERS, {"markov": MARKOV}, GATE, ["a note"], [far, near])
+    assert found.reasons == (
+        "events has a population stability index of 2.000 (bound 9) and a distance of 11.000 standard deviations "
+        "(bound 9) from the training rows",
+    )
+    assert found.notes[0] == "a note"
+    assert found.notes[1].endswith("distance 9): spend_30d (9.500, 0.100)")
+    assert Verdict.from_dict(found.to_dict()) == found
+    assert judge(TRUTH, CURRENT, OUTCOME, TIERS, {"markov": MARKOV}, GATE, [], [near]).published
 
 
 @pytest.mark.parametrize("rows", [200, 5000])

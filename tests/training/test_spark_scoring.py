@@ -8,6 +8,7 @@ import decimal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,9 +20,10 @@ from features.errors import TrainingDataError
 from features.table_files import TableFile, UserRange, user_ranges, write_file
 from jobs.scoring import Members, score, write_scores
 from tests.training.training_examples import CONTRACT, SCORING, SMALL, example_rows
-from training import bundle
+from training import bundle, drift
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
+from training.drift import PREDICTED_TIER, Profile
 from training.loop import build_model
 from training.models import REGISTRY
 from training.settings import ModelSettings
@@ -173,6 +175,10 @@ def test_the_arrangement_changes_no_score(
         assert again.toArrow().sort_by("user_id").equals(first)
 
 
+def _ranks(tiers: pd.Series) -> np.ndarray:
+    return tiers.map(TIERS.index).to_numpy(float)
+
+
 def test_stored_rows_score_as_they_did_before_they_were_written(
     spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -190,8 +196,19 @@ def test_stored_rows_score_as_they_did_before_they_were_written(
         scores.select(columns).toArrow().sort_by("user_id")
     )  # fmt: skip
     stamp = {"scored_at": pa.scalar(MOMENT, pa.timestamp("us", "UTC")), "inputs_id": pa.scalar("i")}
-    written = write_scores(spark, members, manifest, models, SCORING, f"{tmp_path}/scores", stamp)
+    values = {
+        **drift.feature_values(SEQUENCES, CONTRACT),
+        PREDICTED_TIER: _ranks(scores.toPandas()["predicted_tier"]),
+    }
+    profile = Profile.of(values, len(TIERS), 7)
+    watched = dataclasses.replace(manifest, profile=profile)
+    written, counted = write_scores(spark, members, watched, models, SCORING, f"{tmp_path}/scores", stamp, 1000)
     assert sum(f.rows for f in written) == 130
+    assert counted is not None
+    assert counted.rows == profile.training.rows
+    for name, totals in profile.training.totals.items():
+        np.testing.assert_allclose(counted.totals[name], totals)
+    assert write_scores(spark, members, manifest, models, SCORING, f"{tmp_path}/other", stamp, 1000)[1] is None
     rows = pa.concat_tables([pq.ParquetFile(f"{f.table}/{f.path}").read() for f in written]).sort_by("user_id")
     assert (
         rows.select(columns)

@@ -21,6 +21,7 @@ from tests.training.training_examples import CONTRACT, JUDGING, SMALL, example_t
 from training import checkpoint
 from training.bundle import LATEST, read_manifest
 from training.calibration import Calibration
+from training.drift import PREDICTED_TIER, feature_names
 from training.loop import Plan, train
 from training.settings import ModelSettings
 from training.spark_training import RankOutput, Trained, run_ranks, train_model
@@ -133,6 +134,18 @@ def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(spark: SparkSe
     assert other.version != refused.version
     assert other.verdict is not None
     assert set(other.verdict.figures) == {"model", "markov", "published"}
+    assert {s.feature for s in other.verdict.drift} == {*feature_names(CONTRACT), PREDICTED_TIER}
+    assert other.profile is not None
+    assert {sum(rows) for rows in other.profile.training.rows.values()} == {80}
+
+    path = Path(models, other.version, "manifest.json")
+    path.write_text(path.read_text().replace('"format": 4', '"format": 3'))  # the published one, of an earlier release
+    lenient = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"least_members": 999}))
+    replacing = run(lenient).manifest
+    assert replacing.version == refused.version
+    assert replacing.verdict is not None
+    assert [n for n in replacing.verdict.notes if "not compared with the published model" in n and "has format 3" in n]
+    assert read_manifest(models, LATEST) == replacing
     assert other.calibration == Calibration.none(3)
 
 

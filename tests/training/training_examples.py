@@ -15,6 +15,7 @@ from training.feed import ShardSet
 from training.loop import Plan
 from training.settings import (
     CalibrationSettings,
+    DriftSettings,
     GateSettings,
     ModelSettings,
     PretrainingSettings,
@@ -70,9 +71,17 @@ SETTINGS: dict[str, Any] = {
 }
 
 SCORING = ScoringSettings(model_version="latest", rows_per_range=50, model_rows=16, padding=0.15, xla=False)
+DRIFT = DriftSettings.model_validate(
+    {
+        "bins": 10,
+        "sample_rows": 1000,
+        "warning": {"psi": 9, "distance": 9},
+        "refusal": {"psi": 9, "distance": 9},
+    }
+)
 JUDGING = Judging(
     CalibrationSettings(method="vector", least_rows=20),
-    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1000),
+    GateSettings(better_than_markov=-9, worse_than_published=9, calibration_error=1, least_members=1000, drift=DRIFT),
     SCORING,
     max_rows=1000,
 )

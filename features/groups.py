@@ -1,0 +1,39 @@
+"""Groups of users for the evaluation of fairness: read from tables of the settings, ids pseudonymised on the way."""
+
+from __future__ import annotations
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from features.errors import SourceError
+from features.ingest import plain_id
+from features.pseudonyms import pseudonym, with_key
+from features.settings import Groups
+from features.source import ID_TYPES, MALFORMED, WORD_TYPES, column_problems, open_table, source_errors
+
+
+def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
+    """A user a row: its pseudonym as `user_id`, and each attribute as text, null where it is not known.
+
+    Raises:
+        SourceError: a table cannot be read, or the query or its columns are wrong.
+    """
+    for name, table in groups.tables.items():
+        with source_errors(f"fairness table {name!r} ({table.uri})"):
+            rows = open_table(spark, table)
+            if MALFORMED in rows.columns:
+                # Parsed whole: which lines are malformed depends on the columns that are parsed.
+                rows = rows.persist(StorageLevel.DISK_ONLY).where(f.col(MALFORMED).isNull()).drop(MALFORMED)
+            rows.createOrReplaceTempView(name)
+    with source_errors("fairness.groups.query"):
+        found = spark.sql(groups.query)
+    accepted = {"user_id": ID_TYPES, **dict.fromkeys(groups.attributes, WORD_TYPES)}
+    problems = column_problems(found, accepted, "neither user_id nor under fairness.groups.attributes")
+    if problems:
+        raise SourceError("\n".join(["fairness.groups.query does not yield groups:", *(f"  - {p}" for p in problems)]))
+    # An id stands for itself only within this plan: what leaves it is the pseudonym.
+    attributes = [f.col(name).cast("string").alias(name) for name in groups.attributes]
+    return with_key(spark, found.withColumn("user_id", plain_id("user_id")), key).select(
+        pseudonym(f.col("user_id")).alias("user_id"), *attributes
+    )
