@@ -120,11 +120,14 @@ def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, byt
     return whole
 
 
-def settle(models_uri: str, manifest: Manifest, calibration: Calibration, verdict: Verdict) -> Manifest:
-    """Write what a bundle's judgement said, and let `latest` name it if it is published; returns the new manifest."""
+def settle(models_uri: str, manifest: Manifest, calibration: Calibration, verdict: Verdict | None) -> Manifest:
+    """Write a bundle's calibration and verdict, and let `latest` name it if it is published; the new manifest.
+
+    Without a verdict it stays unjudged: no pointer names it.
+    """
     judged = dataclasses.replace(manifest, calibration=calibration, verdict=verdict)
     uri.write_bytes(uri.join(models_uri, manifest.version, _MANIFEST_FILE), judged.to_json().encode())
-    if verdict.published:
+    if verdict is not None and verdict.published:
         point_latest(models_uri, manifest.version)
     return judged
 

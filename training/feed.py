@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,8 @@ from training.tensors import Array, Encoded, Encoding, Tensors, column, trimmed
 
 Ints = npt.NDArray[np.int64]
 
-OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"
-TARGET_TIER, TARGET_VALUE = "target_tier", "target_log_value"
+OUTCOME_RANK, OUTCOME_VALUE, WEIGHT = "outcome_tier_rank", "outcome_value", "weight"
+TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT = "target_tier", "target_log_value", "target_weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,17 @@ class ShardSet:
     Attributes:
         uris: one parquet file per shard.
         rows: rows of each.
+        mean_weight: of all these rows; a loss divided by it is that of rows that count 1 on average.
     """
 
     uris: tuple[str, ...]
     rows: tuple[int, ...]
+    mean_weight: float = 1.0
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ShardSet:
+        """Rebuild from `dataclasses.asdict`, also after a way through JSON."""
+        return cls(tuple(stored["uris"]), tuple(stored["rows"]), stored["mean_weight"])
 
     def of_rank(self, rank: int, ranks: int) -> tuple[int, ...]:
         """Numbers of the shards that a rank reads."""
@@ -59,17 +67,23 @@ class ShardSet:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """n encoded rows and what came true: `outcome_rank` [n] int32, `log_value` [n] float32, log1p of the value."""
+    """n encoded rows and what came true.
+
+    `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32, what the row counts.
+    """
 
     encoded: Encoded
     outcome_rank: Array
     log_value: Array
+    weight: Array
 
     @classmethod
     def joined(cls, parts: Sequence[Labelled]) -> Labelled:
         """The rows of all parts, one after the other."""
-        ranks, values = ([getattr(p, name) for p in parts] for name in ("outcome_rank", "log_value"))
-        return cls(Encoded.joined([p.encoded for p in parts]), np.concatenate(ranks), np.concatenate(values))
+        targets = (
+            np.concatenate([getattr(p, name) for p in parts]) for name in ("outcome_rank", "log_value", "weight")
+        )
+        return cls(Encoded.joined([p.encoded for p in parts]), *targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +155,22 @@ class TensorMaker:
         values = column(rows, OUTCOME_VALUE).to_numpy(zero_copy_only=False)
         ranks = column(rows, OUTCOME_RANK).to_numpy(zero_copy_only=False)
         log_values = np.log1p(np.maximum(values, 0.0)).astype(np.float32)
-        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values)
+        weights = column(rows, WEIGHT).to_numpy(zero_copy_only=False).astype(np.float32)
+        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values, weights)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `training.tensors.to_tensors`; and the targets `target_tier` [n] and `target_log_value` [n]."""
+        """See `training.tensors.to_tensors`; and `target_tier`, `target_log_value`, `target_weight`, each [n]."""
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @staticmethod
     def _of_buffer(buffer: Labelled, places: Ints, width: int) -> Tensors:
-        targets = {TARGET_TIER: buffer.outcome_rank[places], TARGET_VALUE: buffer.log_value[places]}
+        targets = {
+            TARGET_TIER: buffer.outcome_rank[places],
+            TARGET_VALUE: buffer.log_value[places],
+            TARGET_WEIGHT: buffer.weight[places],
+        }
         return {**buffer.encoded.padded(places, width), **targets}
 
 

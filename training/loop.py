@@ -16,7 +16,7 @@ import numpy as np
 from features import uri
 from features.contract import Contract
 from training import checkpoint, distributed, feed
-from training.feed import TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
+from training.feed import TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
 from training.settings import ModelSettings, TrainingSettings
@@ -75,7 +75,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Rebuild from `to_json`."""
         stored = json.loads(text)
-        shards = {name: ShardSet(*map(tuple, stored[name].values())) for name in ("training", "validation")}
+        shards = {name: ShardSet.from_dict(stored[name]) for name in ("training", "validation")}
         return cls(
             key=stored["key"],
             contract=Contract.from_dict(stored["contract"]),
@@ -190,7 +190,7 @@ class _State:
         settings = plan.settings
         optimizer = distributed.adamw(settings.peak_learning_rate, settings.weight_decay, settings.average_decay)
         optimizer.build(model.trainable_variables)
-        steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+        steps = compiled_steps(model, optimizer, plan.settings.auxiliary_weight, plan.training.mean_weight)
         encoded = feed.EncodedRows(plan.tensor_maker(), plan.settings.kept_rows)
         state = cls(plan, rank, model, optimizer, *steps, ProgressFile(plan.progress_uri), encoded)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
@@ -304,14 +304,22 @@ class _State:
 
 
 def compiled_steps(
-    model: Any, optimizer: Any, auxiliary_weight: float
+    model: Any, optimizer: Any, auxiliary_weight: float, mean_weight: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows)."""
+    """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
+
+    Rows count by their weight over `mean_weight`, that of all training rows: dividing by that of the batch would make
+    the loss of a row depend on the rank that it is on.
+    """
     import keras
     import tensorflow as tf
 
     signature = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    signature |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
+    signature |= {
+        TARGET_TIER: tf.TensorSpec([None], tf.int32),
+        TARGET_VALUE: tf.TensorSpec([None], tf.float32),
+        TARGET_WEIGHT: tf.TensorSpec([None], tf.float32),
+    }
 
     def log_losses(batch: Any, outputs: Any) -> Any:
         return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
@@ -320,11 +328,12 @@ def compiled_steps(
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
-            loss = tf.reduce_mean(log_losses(batch, outputs))
+            weight = batch[TARGET_WEIGHT] / mean_weight
+            loss = tf.reduce_mean(weight * log_losses(batch, outputs))
             if "value" in outputs:
                 values = tf.squeeze(outputs["value"], -1)
                 loss += auxiliary_weight * tf.reduce_mean(
-                    keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
+                    weight * keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
                 )
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)

@@ -33,7 +33,7 @@ from training.spark_verdict import Judging
 FORMAT = 1
 """Raised when a change of code changes what a training with equal settings gives."""
 
-_NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches"}
+_NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches", "as_of"}
 _RANK_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -77,6 +77,7 @@ def train_model(
     staging_uri: str,
     provenance: Mapping[str, Any],
     progress: bool = True,
+    publish: bool = True,
 ) -> Trained:
     """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
 
@@ -94,6 +95,8 @@ def train_model(
         staging_uri: where examples and checkpoints lie; may be emptied when no training runs.
         provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
         progress: whether to show a progress bar.
+        publish: whether to judge it and let `latest` name it; if not, it is calibrated only, and judged if a later
+            training asks for the same.
 
     Raises:
         TrainingDataError: the rows cannot train a model.
@@ -104,18 +107,26 @@ def train_model(
     key = training_key(contract, model, settings, judging.calibration, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
     found = _finished(models_uri, version)
-    if found is not None and found.verdict is not None and found.verdict.bounds == judging.gate.model_dump():
-        if found.verdict.published:
-            bundle.point_latest(models_uri, version)
-        return Trained(version, False, found)
+    if found is not None and found.verdict is not None:
+        if not publish:
+            return Trained(version, False, found)
+        if found.verdict.bounds == judging.gate.model_dump():
+            if found.verdict.published:
+                bundle.point_latest(models_uri, version)
+            return Trained(version, False, found)
     examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
     examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
+    created = found is None
     if found is None:
         found = _trained(
             spark, contract, model, settings, models_uri, uri.join(staging_uri, "trainings", key), examples,
             version, {**provenance, "inputs": identity}, progress,
         )  # fmt: skip
-    transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract)
+    if not publish:
+        return Trained(
+            version, created, spark_verdict.calibrate(spark, models_uri, found, examples.validation, judging)
+        )
+    transitions = spark_examples.tier_transitions(sequences, outcomes, settings.dates, contract, settings.weights)
     judged = spark_verdict.judge(spark, models_uri, found, examples.validation, transitions, judging)
     return Trained(version, True, judged)
 
@@ -165,6 +176,7 @@ def training_key(
             "contract": contract.to_dict(),
             "model": {"name": model.name, "parameters": model.resolved()},
             "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "dates": settings.dates,  # however they are written
             "calibration": calibration.model_dump(),
             "data": identity,
         }
