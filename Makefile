@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help doctor setup demo test lint docs package cluster-demo quality truth bench clean
+.PHONY: help doctor setup demo test lint docs package cluster-demo quality folds truth bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -54,6 +54,9 @@ cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalon
 
 quality: setup ## train and evaluate every network on the demo tables, into docs/quality.md
 	@PYTHONPATH=. $(BIN)/python bench/quality.py
+
+folds: setup ## cross-validate on the demo tables, with all challengers, into docs/folds.md
+	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m bench.folds
 
 truth: setup ## train on simulated members whose chances are known, into docs/truth.md
 	@$(BIN)/python -m bench.truth

@@ -24,6 +24,7 @@ def page(settings: Settings) -> str:
             tables.SCORE_REASONS,
             tables.TIERS,
             tables.EVALUATIONS,
+            tables.CROSS_VALIDATIONS,
             tables.RUNS,
         ]
     )

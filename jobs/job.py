@@ -36,6 +36,7 @@ _WRITTEN_BY = {
     "score_reasons": "explain_scores",
     "tiers": "score_users",
     "evaluations": "evaluate_model",
+    "cross_validations": "cross_validate",
     "runs": "any job",
 }
 
