@@ -216,7 +216,8 @@ def test_the_report_is_self_contained(done: Settings) -> None:
 
 def test_evaluations_hold_the_model_beside_its_baselines(done: Settings) -> None:
     models = ["forest", "hybrid", "lightgbm", "logistic", "majority", "markov", "stays"]
-    assert sorted(table(done, "evaluations")["model"].to_pylist()) == models
+    of_date = pa.compute.field("as_of_date") == done.evaluation.as_of
+    assert sorted(table(done, "evaluations").filter(of_date)["model"].to_pylist()) == models
 
 
 def test_reasons_of_every_scored_member_add_up(spark: SparkSession, done: Settings) -> None:
