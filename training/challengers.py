@@ -99,7 +99,7 @@ class Task:
         return len(self.contract.tiers)
 
     def aggregates(self, inputs: Floats) -> dict[str, Floats]:
-        """The aggregates as they stand in `sequences`, by name: [n] each, NaN where null."""
+        """The aggregates as they stand in `sequences`, to six digits, by name: [n] each, NaN where null."""
         values = np.copysign(np.expm1(np.abs(inputs)), inputs)
         return {name: values[:, place] for place, name in enumerate(self.contract.aggregates)}
 

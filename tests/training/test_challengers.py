@@ -31,7 +31,7 @@ CURRENT = {name: t[TIER_RANK].to_numpy().astype(np.int64) for name, t in PARTS.i
 def test_inputs_are_aggregates_with_their_holes_and_the_tier() -> None:
     assert EVALUATED.inputs.shape == (600, len(CONTRACT.aggregates) + 3)
     spend = PARTS["c"]["spend_90d"].to_numpy()
-    np.testing.assert_allclose(EVALUATED.inputs[:, 0], np.log1p(spend))
+    np.testing.assert_allclose(EVALUATED.inputs[:, 0], np.log1p(spend), rtol=1e-6)
     assert np.isnan(EVALUATED.inputs[:, 2]).sum() == PARTS["c"]["gap_mean"].null_count > 0
     np.testing.assert_array_equal(EVALUATED.inputs[:, 3:].argmax(axis=1), CURRENT["c"])
 
