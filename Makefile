@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help doctor setup demo test lint docs package cluster-demo quality pretraining gate truth search bench clean
+.PHONY: help doctor setup demo test lint docs package cluster-demo quality folds pretraining gate truth search bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -60,6 +60,9 @@ pretraining: setup ## measure with and without a pretrained encoder on the demo 
 
 gate: setup ## train models that deserve to be refused on the demo tables, into docs/gate.md
 	@$(BIN)/python -m bench.gate
+
+folds: setup ## cross-validate on the demo tables, with all challengers, into docs/folds.md
+	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m bench.folds
 
 truth: setup ## train on simulated members whose chances are known, into docs/truth.md
 	@$(BIN)/python -m bench.truth

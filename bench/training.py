@@ -46,6 +46,7 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind
     return TrainingSettings(
         as_of=dates[:-1],
         validation_as_of=dates[-1],
+        weights="equal",
         ranks=ranks,
         shards=8,
         batch=batch,
@@ -164,7 +165,7 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
     model = build_model(plan.model, plan.contract, plan.encoding)
     optimizer = distributed.adamw(0.001, 0.01, 0.0)
     optimizer.build(model.trainable_variables)
-    step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+    step, _ = compiled_steps(model, optimizer, plan.settings.auxiliary_weight, plan.training.mean_weight)
     make = plan.tensor_maker()
     encoded = EncodedRows(make, plan.settings.kept_rows)
 

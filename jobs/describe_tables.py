@@ -27,6 +27,7 @@ def page(settings: Settings) -> str:
             tables.DRIFT,
             tables.EVALUATIONS,
             tables.FAIRNESS,
+            tables.CROSS_VALIDATIONS,
             tables.RUNS,
         ]
     )

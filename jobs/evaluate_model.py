@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,10 +18,9 @@ from jobs.reports import write_evaluation
 from jobs.scoring import inputs_of_members, members, score
 from training.baselines import fit_baselines
 from training.bundle import Manifest, check_fits, check_no_overlap, read_manifest
-from training.challengers import Rows, inputs_of, probabilities
+from training.challengers import Rows, Task, inputs_of, probabilities
 from training.fairness import Fairness
-from training.feed import OUTCOME_RANK
-from training.metrics import Comparison, Evaluation, compare
+from training.metrics import Comparison, Evaluation, Judged, compare
 from training.report import summary_lines
 from training.spark_examples import aggregate_rows, tier_transitions
 from training.spark_scoring import Forecasts, collect_forecasts
@@ -36,6 +35,28 @@ ARGUMENTS = parser(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """A bundle beside its rivals at a date: the figures, the forecasts behind them, and how many have an outcome.
+
+    `rivals` are the probabilities [n, K] of baselines and challengers for the rows of `forecasts`.
+    """
+
+    manifest: Manifest
+    date: dt.date
+    comparison: Comparison
+    rivals: dict[str, Array]
+    forecasts: Forecasts
+    known: int
+
+    @property
+    def judged(self) -> Judged:
+        """The forecasts of all, the bundle's first."""
+        found = self.forecasts
+        everybody = {self.manifest.model.name: found.probabilities, **self.rivals}
+        return Judged(found.users, found.current_rank, found.outcome_rank, everybody)
+
+
 def run(job: Job) -> None:
     """Evaluate the bundle on each date asked for, or on the configured one."""
     for date in job.as_of or [job.settings.evaluation.as_of]:
@@ -45,9 +66,19 @@ def run(job: Job) -> None:
 
 
 def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fairness | None]:
-    """Compare the bundle's forecasts with the outcomes and the baselines, and groups with each other."""
-    settings, groups = job.settings, groups_of_users(job)
-    manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
+    """Evaluate the configured bundle, compare groups of members, keep the figures and write the report."""
+    groups = groups_of_users(job)
+    found = evaluated(job, record, job.settings.scoring.model_version, date)
+    record.versions["evaluations"] = keep(job, record, found)
+    fairness = None if groups is None else assess_groups(job, record, found.manifest, date, found.forecasts, groups)
+    write_evaluation(job, found.manifest, found.forecasts, date, found.comparison, found.known, fairness)
+    return found.comparison, fairness
+
+
+def evaluated(job: Job, record: Run, version: str, date: dt.date) -> Evaluated:
+    """Compare a bundle's forecasts with the outcomes, the baselines and the challengers, on the same rows."""
+    settings = job.settings
+    manifest = read_manifest(settings.storage.models, version)
     check_fits(manifest, settings.contract)
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
@@ -56,8 +87,9 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fa
     scores = score(job.spark, known, manifest, settings.storage.models, settings.scoring)
     of_date = outcomes.where(delta.date_is("as_of_date", date))
     forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)
-    transitions = tier_transitions(
-        delta.read(job.spark, job.uri("sequences")), outcomes, manifest.training_dates, manifest.contract
+    sequences, weights = delta.read(job.spark, job.uri("sequences")), settings.training.weights
+    baselines = fit_baselines(
+        tier_transitions(sequences, outcomes, manifest.training_dates, manifest.contract, weights)
     )
     others, failed = _challengers(job, manifest, date, forecasts)
     comparison = compare(
@@ -65,17 +97,15 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fa
         forecasts.current_rank,
         forecasts.outcome_rank,
         manifest.contract.tiers,
-        fit_baselines(transitions),
+        baselines,
         settings.evaluation.calibration_bins,
         others,
         failed,
         settings.evaluation.bootstrap_draws,
     )
     record.counts = {"rows": comparison.model.rows}
-    record.versions["evaluations"] = _keep(job, record, manifest, date, comparison)
-    fairness = None if groups is None else assess_groups(job, record, manifest, date, forecasts, groups)
-    write_evaluation(job, manifest, forecasts, date, comparison, of_date.count(), fairness)
-    return comparison, fairness
+    rivals = {**{name: b.predict(forecasts.current_rank) for name, b in baselines.items()}, **others}
+    return Evaluated(manifest, date, comparison, rivals, forecasts, of_date.count())
 
 
 def _challengers(
@@ -86,41 +116,39 @@ def _challengers(
     if not settings.challengers:
         return {}, {}
     sequences, outcomes = (delta.read(job.spark, job.uri(name)) for name in ("sequences", "outcomes"))
-
-    def rows(dates: Sequence[dt.date], most: int) -> pa.Table:
-        return aggregate_rows(sequences, outcomes, dates, contract, most)
-
-    evaluated = rows([date], settings.max_users)
-    place = pc.index_in(pa.array(forecasts.users), evaluated["user_id"].combine_chunks())
+    weights = job.settings.training.weights
+    known = aggregate_rows(sequences, outcomes, [date], contract, settings.max_users)
+    place = pc.index_in(pa.array(forecasts.users), known["user_id"].combine_chunks())
     if place.null_count:
         missing = f"{place.null_count} of the members have no row in sequences as of {date}: run build_sequences"
         return {}, dict.fromkeys(settings.challengers, missing)
-    learned = [rows(dates, settings.challenger_rows) for dates in (manifest.training_dates, [manifest.validation_date])]
     training, validation = (
-        Rows(inputs_of(part, contract), part[OUTCOME_RANK].to_numpy().astype(np.int64)) for part in learned
+        Rows.of(aggregate_rows(sequences, outcomes, dates, contract, settings.challenger_rows, weights), contract)
+        for dates in (manifest.training_dates, [manifest.validation_date])
     )
-    inputs = inputs_of(evaluated.take(place), contract)
-    return probabilities(
-        settings.challengers, training, validation, inputs, len(contract.tiers), job.settings.training.seed
-    )
+    task = Task(contract, job.settings.events.purchase_type, settings.lightgbm_trials, job.settings.training.seed)
+    inputs = inputs_of(known.take(place), contract)
+    return probabilities(settings.challengers, training, validation, inputs, task)
 
 
-def _keep(job: Job, record: Run, manifest: Manifest, date: dt.date, comparison: Comparison) -> int:
-    uri = job.uri("evaluations")
-    delta.ensure(job.spark, uri, tables.EVALUATIONS)
-    seen = delta.version(job.spark, uri)
-    models = {manifest.model.name: comparison.model, **comparison.baselines, **comparison.challengers}
-    rows = [_row(manifest.version, name, figures, record.now, date) for name, figures in models.items()]
-    predicate = f"{delta.date_is('as_of_date', date)} AND model_version = '{manifest.version}'"
+def keep(job: Job, record: Run, found: Evaluated) -> int:
+    """Replace the rows of the bundle and the date in `evaluations`; the version of the table."""
+    address, version, comparison = job.uri("evaluations"), found.manifest.version, found.comparison
+    delta.ensure(job.spark, address, tables.EVALUATIONS)
+    seen = delta.version(job.spark, address)
+    models = {found.manifest.model.name: comparison.model, **comparison.baselines, **comparison.challengers}
+    rows = [_row(found, name, figures, record.now) for name, figures in models.items()]
+    predicate = f"{delta.date_is('as_of_date', found.date)} AND model_version = '{version}'"
     frame = job.spark.createDataFrame(rows, tables.EVALUATIONS.schema).coalesce(1)
-    return delta.commit(frame, uri, tables.EVALUATIONS, record.id, seen, predicate)
+    return delta.commit(frame, address, tables.EVALUATIONS, record.id, seen, predicate)
 
 
-def _row(version: str, name: str, figures: Evaluation, now: dt.datetime, date: dt.date) -> tuple[object, ...]:
+def _row(found: Evaluated, name: str, figures: Evaluation, now: dt.datetime) -> tuple[object, ...]:
+    details = figures.to_dict() | {"network_minus_this": found.comparison.intervals.get(name, {})}
     return (
-        version, name, figures.rows, figures.accuracy, figures.macro_f1, figures.logloss, figures.kappa, figures.brier,
-        figures.calibration_error, figures.upgrade_auc, figures.downgrade_auc,
-        json.dumps(figures.to_dict(), sort_keys=True), now, date,
+        found.manifest.version, name, figures.rows, figures.accuracy, figures.macro_f1, figures.logloss, figures.kappa,
+        figures.brier, figures.calibration_error, figures.upgrade_auc, figures.downgrade_auc,
+        json.dumps(details, sort_keys=True), now, found.date,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ _WRITTEN_BY = {
     "tiers": "score_users",
     "evaluations": "evaluate_model",
     "fairness": "evaluate_model",
+    "cross_validations": "cross_validate",
     "runs": "any job",
 }
 

@@ -27,8 +27,8 @@ def run(job: Job) -> None:
         job.say(trained.manifest.verdict.lines(trained.version))
 
 
-def train(job: Job, record: Run) -> Trained:
-    """Train and keep in the record which bundle it became, and whether it was refused."""
+def train(job: Job, record: Run, publish: bool = True) -> Trained:
+    """Train and keep in the record which bundle it became, and whether it was refused; see `train_model`."""
     settings = job.settings
     record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("sequences", "outcomes")}
     trained = train_model(
@@ -44,6 +44,7 @@ def train(job: Job, record: Run) -> Trained:
         provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
         progress=True,
         pretrained_uri=settings.storage.pretrained,
+        publish=publish,
     )
     verdict = trained.manifest.verdict
     record.status = "written" if trained.created else "unchanged"

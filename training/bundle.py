@@ -133,12 +133,15 @@ def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, byt
 
 
 def settle(
-    models_uri: str, manifest: Manifest, calibration: Calibration, profile: Profile, verdict: Verdict
+    models_uri: str, manifest: Manifest, calibration: Calibration, profile: Profile | None, verdict: Verdict | None
 ) -> Manifest:
-    """Write what a bundle's judgement said, and let `latest` name it if it is published; returns the new manifest."""
+    """Write a bundle's calibration, profile and verdict, and let `latest` name it if it is published; the new manifest.
+
+    Without a verdict it stays unjudged: no pointer names it.
+    """
     judged = dataclasses.replace(manifest, calibration=calibration, profile=profile, verdict=verdict)
     uri.write_bytes(uri.join(models_uri, manifest.version, _MANIFEST_FILE), judged.to_json().encode())
-    if verdict.published:
+    if verdict is not None and verdict.published:
         point_latest(models_uri, manifest.version)
     return judged
 

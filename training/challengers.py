@@ -1,47 +1,107 @@
 """Strong rivals on the same rows: what a data scientist would try first, fitted to the aggregates of the members.
 
 A network earns its place only if it beats these. Each is fitted on the rows of the training dates; where one has a
-size to choose (LightGBM: leaves and rounds, logistic regression: penalty), the validation date chooses it, as it
-chooses the network's epoch.
+size to choose (LightGBM: trees and their shape, logistic regression: penalty), the validation date chooses it, as it
+chooses the network's epoch. BG/NBD with Gamma-Gamma learns from the purchases of the members that it forecasts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.stats import loguniform, randint, uniform
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import ParameterSampler
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from features.contract import Contract
+from training import lifetimes
+from training.feed import OUTCOME_RANK, WEIGHT
 from training.tensors import TIER_RANK, aggregate_values, column
 
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 
-_PENALTIES = (0.003, 0.03, 0.3)
+_PENALTIES = (0.0003, 0.003, 0.03, 0.3)  # the inverse of their strength
 _ITERATIONS = 2000
-_LEAVES = (4, 8, 16)
-_ROUNDS, _PATIENCE, _LEARNING_RATE = 1000, 50, 0.03
 _TREES, _LEAF = 400, 10
+_ROUNDS, _PATIENCE = 1000, 50
+_FIRST_SHAPE: dict[str, Any] = {
+    "num_leaves": 8, "min_data_in_leaf": 40, "feature_fraction": 0.5, "bagging_fraction": 0.7, "lambda_l2": 5.0,
+}  # fmt: skip
+_SHAPES = {
+    "num_leaves": randint(3, 33),
+    "min_data_in_leaf": randint(10, 201),
+    "feature_fraction": uniform(0.15, 0.85),
+    "bagging_fraction": uniform(0.4, 0.6),
+    "lambda_l2": loguniform(0.1, 100),
+}
+"""Where the shape of LightGBM's trees is drawn from; the first try is a shape that suits small tables."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Members at some dates: inputs [n, A + K] and outcome ranks [n]."""
+    """Members at some dates: inputs [n, A + K]; outcome ranks, what each counts (1 on average), user ids, [n] each."""
 
     inputs: Floats
     outcome: Ranks
+    weight: Floats
+    user: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, rows: pa.Table, contract: Contract) -> Rows:
+        """From `training.spark_examples.aggregate_rows`."""
+        weight = rows[WEIGHT].to_numpy()
+        return cls(
+            inputs_of(rows, contract),
+            rows[OUTCOME_RANK].to_numpy().astype(np.int64),
+            weight / weight.mean() if len(weight) else weight,
+            rows["user_id"].to_numpy(),
+        )
+
+    def at(self, rows: npt.NDArray[np.bool_]) -> Rows:
+        """Some of the rows."""
+        return Rows(*(values[rows] for values in vars(self).values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be forecast, and how much may be spent on it.
+
+    Attributes:
+        contract: what the inputs are, and the tiers.
+        purchase_type: the event type whose amounts are spend.
+        trials: shapes of LightGBM's trees that are tried.
+        seed: of all that is drawn.
+    """
+
+    contract: Contract
+    purchase_type: str
+    trials: int
+    seed: int
+
+    @property
+    def tiers(self) -> int:
+        """K."""
+        return len(self.contract.tiers)
+
+    def aggregates(self, inputs: Floats) -> dict[str, Floats]:
+        """The aggregates as they stand in `sequences`, to six digits, by name: [n] each, NaN where null."""
+        values = np.copysign(np.expm1(np.abs(inputs)), inputs)
+        return {name: values[:, place] for place, name in enumerate(self.contract.aggregates)}
 
 
 Fitted = Callable[[Floats], Floats]
@@ -55,40 +115,63 @@ def inputs_of(rows: pa.Table, contract: Contract) -> Floats:
     return np.concatenate([np.stack(aggregates, axis=1), tier], axis=1)
 
 
-def logistic(training: Rows, validation: Rows, tiers: int, seed: int) -> Fitted:
-    """Multinomial logistic regression, nulls indicated."""
-    del seed  # nothing is drawn
-    return _best([_logistic(training, tiers, penalty) for penalty in _PENALTIES], validation, tiers)
+def logistic(training: Rows, validation: Rows, task: Task) -> Fitted:
+    """Multinomial logistic regression, nulls indicated; inputs beyond the training range count as its end.
+
+    The penalty is the strongest whose validation loss is within a standard error of the least (Breiman et al. 1984):
+    the weaker ones lean on windows longer than the history of the training dates, and go astray later.
+    """
+    return _simplest([_logistic(training, task.tiers, penalty) for penalty in _PENALTIES], validation)
 
 
 def _logistic(training: Rows, tiers: int, penalty: float) -> Fitted:
     steps = make_pipeline(
         SimpleImputer(add_indicator=True), StandardScaler(), LogisticRegression(C=penalty, max_iter=_ITERATIONS)
     )
-    return _classes(steps.fit(training.inputs, training.outcome), tiers)
+    steps.fit(training.inputs, training.outcome, logisticregression__sample_weight=training.weight)
+    least, greatest = np.nanmin(training.inputs, axis=0), np.nanmax(training.inputs, axis=0)
+    predict = _classes(steps, tiers)
+    return lambda inputs: predict(np.clip(inputs, least, greatest))
 
 
-def forest(training: Rows, validation: Rows, tiers: int, seed: int) -> Fitted:
+def forest(training: Rows, validation: Rows, task: Task) -> Fitted:
     """A random forest (Breiman 2001)."""
     del validation  # it has no size that needs choosing
-    trees = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, n_jobs=-1, random_state=seed)
-    return _classes(trees.fit(training.inputs, training.outcome), tiers)
+    trees = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, n_jobs=-1, random_state=task.seed)
+    return _classes(trees.fit(training.inputs, training.outcome, training.weight), task.tiers)
 
 
-def lightgbm(training: Rows, validation: Rows, tiers: int, seed: int) -> Fitted:
-    """Gradient boosted trees (Ke et al. 2017), stopped where the validation loss is least."""
-    return _best([_boosted(training, validation, tiers, leaves, seed) for leaves in _LEAVES], validation, tiers)
+def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
+    """Gradient boosted trees (Ke et al. 2017) of the best shape tried, stopped where the validation loss is least."""
+    shapes = [_FIRST_SHAPE, *ParameterSampler(_SHAPES, task.trials - 1, random_state=task.seed)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # whole fits side by side: many threads of one wait for each other
+        losses = list(pool.map(lambda shape: _loss_on_others(training, validation, task, shape), shapes))
+    return _boosted(training, validation, task, shapes[int(np.argmin(losses))])
 
 
-def _boosted(training: Rows, validation: Rows, tiers: int, leaves: int, seed: int) -> Fitted:
+def _loss_on_others(training: Rows, validation: Rows, task: Task, shape: Mapping[str, Any]) -> float:
+    """Logloss of a shape over two folds: half of the users later on, forecast by what the other half taught.
+
+    A user in both would let large trees learn users by heart: outcome windows of neighbouring dates overlap.
+    """
+    half = np.unique(np.concatenate([training.user, validation.user]))[::2]
+    learned, judged = np.isin(training.user, half), np.isin(validation.user, half)
+    losses = []
+    for side in (True, False):
+        others, rows = training.at(learned == side), validation.at(judged != side)
+        p = _boosted(others, rows, task, shape)(rows.inputs)
+        losses.append(log_loss(rows.outcome, p, labels=np.arange(task.tiers)))
+    return float(np.mean(losses))
+
+
+def _boosted(training: Rows, validation: Rows, task: Task, shape: Mapping[str, Any]) -> Fitted:
     import lightgbm as trees
 
     options: dict[str, Any] = {
-        "objective": "multiclass", "num_class": tiers, "num_leaves": leaves, "learning_rate": _LEARNING_RATE,
-        "min_data_in_leaf": 40, "feature_fraction": 0.5, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0,
-        "seed": seed, "deterministic": True, "verbose": -1,
+        **shape, "objective": "multiclass", "num_class": task.tiers, "learning_rate": 0.05, "bagging_freq": 1,
+        "seed": task.seed, "deterministic": True, "num_threads": 1, "verbose": -1,
     }  # fmt: skip
-    known = trees.Dataset(training.inputs, training.outcome)
+    known = trees.Dataset(training.inputs, training.outcome, weight=training.weight)
     booster = trees.train(
         options,
         known,
@@ -97,6 +180,24 @@ def _boosted(training: Rows, validation: Rows, tiers: int, leaves: int, seed: in
         callbacks=[trees.early_stopping(_PATIENCE, verbose=False)],
     )
     return lambda inputs: np.asarray(booster.predict(inputs, num_iteration=booster.best_iteration), np.float64)
+
+
+def bg_nbd(training: Rows, validation: Rows, task: Task) -> Fitted:
+    """BG/NBD with Gamma-Gamma, fitted to the histories that it forecasts: it needs no outcomes, so none is seen."""
+    del training, validation
+
+    def forecast(inputs: Floats) -> Floats:
+        histories = lifetimes.Histories.of(task.aggregates(inputs), task.purchase_type)
+        return lifetimes.tier_probabilities(
+            histories,
+            lifetimes.fit_bg_nbd(histories),
+            lifetimes.fit_gamma_gamma(histories),
+            task.contract.tier_rule,
+            task.contract.horizon_days,
+            task.seed,
+        )
+
+    return forecast
 
 
 def _classes(model: Any, tiers: int) -> Fitted:
@@ -110,21 +211,26 @@ def _classes(model: Any, tiers: int) -> Fitted:
     return predict
 
 
-def _best(fitted: Sequence[Fitted], validation: Rows, tiers: int) -> Fitted:
-    losses = [log_loss(validation.outcome, f(validation.inputs), labels=np.arange(tiers)) for f in fitted]
-    return fitted[int(np.argmin(losses))]
+def _simplest(fitted: Sequence[Fitted], validation: Rows) -> Fitted:
+    """The first, they come simplest first, whose validation loss is within a standard error of the least."""
+    rows, least = np.arange(len(validation.outcome)), np.finfo(np.float64).eps
+    losses = [-np.log(np.maximum(f(validation.inputs)[rows, validation.outcome], least)) for f in fitted]
+    best = min(losses, key=lambda of: float(of.mean()))
+    bound = best.mean() + best.std() / np.sqrt(len(rows))
+    return next(f for f, of in zip(fitted, losses, strict=True) if of.mean() <= bound)
 
 
-REGISTRY: dict[str, Callable[[Rows, Rows, int, int], Fitted]] = {
+REGISTRY: dict[str, Callable[[Rows, Rows, Task], Fitted]] = {
     "logistic": logistic,
     "forest": forest,
     "lightgbm": lightgbm,
+    "bg_nbd": bg_nbd,
 }
 """Challengers by name. One more is one function and one line."""
 
 
 def probabilities(
-    names: Sequence[str], training: Rows, validation: Rows, evaluated: Floats, tiers: int, seed: int
+    names: Sequence[str], training: Rows, validation: Rows, evaluated: Floats, task: Task
 ) -> tuple[dict[str, Floats], dict[str, str]]:
     """[n, K] of each challenger, and why those that failed did: the others go on.
 
@@ -133,8 +239,7 @@ def probabilities(
         training: rows to learn from.
         validation: rows to choose sizes by.
         evaluated: inputs [n, A + K] of the rows to forecast.
-        tiers: K.
-        seed: of what is drawn.
+        task: what is forecast.
     """
     found, failed = dict[str, Floats](), dict[str, str]()
     for name in names:
@@ -142,7 +247,7 @@ def probabilities(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("error", ConvergenceWarning)
-                found[name] = REGISTRY[name](training, validation, tiers, seed)(evaluated)
+                found[name] = REGISTRY[name](training, validation, task)(evaluated)
         except (ConvergenceWarning, ValueError, ArithmeticError) as error:
             failed[name] = str(error).splitlines()[0]
     return found, failed

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,8 @@ from training.tensors import Array, Encoded, Encoding, Tensors, column, trimmed
 
 Ints = npt.NDArray[np.int64]
 
-OUTCOME_RANK, OUTCOME_VALUE = "outcome_tier_rank", "outcome_value"
-TARGET_TIER, TARGET_VALUE = "target_tier", "target_log_value"
+OUTCOME_RANK, OUTCOME_VALUE, WEIGHT = "outcome_tier_rank", "outcome_value", "weight"
+TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT = "target_tier", "target_log_value", "target_weight"
 MEMBER = "member"
 """Column and tensor: a hash of the user, by which rows of one member at several dates are known."""
 NO_OUTCOME = -1
@@ -40,10 +41,17 @@ class ShardSet:
     Attributes:
         uris: one parquet file per shard.
         rows: rows of each.
+        mean_weight: of all these rows; a loss divided by it is that of rows that count 1 on average.
     """
 
     uris: tuple[str, ...]
     rows: tuple[int, ...]
+    mean_weight: float = 1.0
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ShardSet:
+        """Rebuild from `dataclasses.asdict`, also after a way through JSON."""
+        return cls(tuple(stored["uris"]), tuple(stored["rows"]), stored["mean_weight"])
 
     def of_rank(self, rank: int, ranks: int) -> tuple[int, ...]:
         """Numbers of the shards that a rank reads."""
@@ -63,21 +71,24 @@ class ShardSet:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """n encoded rows and what came true: `outcome_rank` [n] int32, `log_value` [n] float32, log1p of the value.
+    """n encoded rows and what came true.
 
+    `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32, what the row counts;
     `member` [n] int64 tells rows of one member.
     """
 
     encoded: Encoded
     outcome_rank: Array
     log_value: Array
+    weight: Array
     member: Array
 
     @classmethod
     def joined(cls, parts: Sequence[Labelled]) -> Labelled:
         """The rows of all parts, one after the other."""
-        others = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("outcome_rank", "log_value", "member")}
-        return cls(Encoded.joined([p.encoded for p in parts]), **others)
+        names = ("outcome_rank", "log_value", "weight", "member")
+        others = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
+        return cls(Encoded.joined([p.encoded for p in parts]), *others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,18 +160,25 @@ class TensorMaker:
         values = column(rows, OUTCOME_VALUE).fill_null(0.0).to_numpy(zero_copy_only=False)
         ranks = column(rows, OUTCOME_RANK).fill_null(NO_OUTCOME).to_numpy(zero_copy_only=False)
         log_values = np.log1p(np.maximum(values, 0.0)).astype(np.float32)
+        weights = column(rows, WEIGHT).to_numpy(zero_copy_only=False).astype(np.float32)
         members = column(rows, MEMBER).to_numpy(zero_copy_only=False)
-        return Labelled(Encoded.of(rows, self.contract, self.encoding), ranks.astype(np.int32), log_values, members)
+        encoded = Encoded.of(rows, self.contract, self.encoding)
+        return Labelled(encoded, ranks.astype(np.int32), log_values, weights, members)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `training.tensors.to_tensors`; and `target_tier`, `target_log_value` and `member`, [n] each."""
+        """See `to_tensors`; and `target_tier`, `target_log_value`, `target_weight` and `member`, [n] each."""
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @staticmethod
     def _of_buffer(buffer: Labelled, places: Ints, width: int) -> Tensors:
-        of_rows = {TARGET_TIER: buffer.outcome_rank, TARGET_VALUE: buffer.log_value, MEMBER: buffer.member}
+        of_rows = {
+            TARGET_TIER: buffer.outcome_rank,
+            TARGET_VALUE: buffer.log_value,
+            TARGET_WEIGHT: buffer.weight,
+            MEMBER: buffer.member,
+        }
         return {**buffer.encoded.padded(places, width), **{name: values[places] for name, values in of_rows.items()}}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from features import uri
 from features.contract import Contract
 from training import checkpoint, distributed, feed
-from training.feed import MEMBER, TARGET_TIER, TARGET_VALUE, ShardSet, TensorMaker
+from training.feed import MEMBER, TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
 from training.progress import ProgressFile
 from training.settings import ModelSettings, PretrainingSettings, TrainingSettings
@@ -84,7 +84,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Rebuild from `to_json`."""
         stored = json.loads(text)
-        shards = {name: ShardSet(*map(tuple, stored[name].values())) for name in ("training", "validation")}
+        shards = {name: ShardSet.from_dict(stored[name]) for name in ("training", "validation")}
         return cls(
             key=stored["key"],
             contract=Contract.from_dict(stored["contract"]),
@@ -177,7 +177,7 @@ class Forecasting:
 
     def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """See `compiled_steps`."""
-        return compiled_steps(model, optimizer, plan.settings.auxiliary_weight)
+        return compiled_steps(model, optimizer, plan.settings.auxiliary_weight, plan.training.mean_weight)
 
     def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """The tensors of shuffled rows."""
@@ -432,9 +432,13 @@ def _validated(
 
 
 def compiled_steps(
-    model: Any, optimizer: Any, auxiliary_weight: float
+    model: Any, optimizer: Any, auxiliary_weight: float, mean_weight: float
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows)."""
+    """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
+
+    Rows count by their weight over `mean_weight`, that of all training rows: dividing by that of the batch would make
+    the loss of a row depend on the rank that it is on.
+    """
     import keras
     import tensorflow as tf
 
@@ -442,11 +446,12 @@ def compiled_steps(
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
-            loss = tf.reduce_mean(_log_losses(batch, outputs))
+            weight = batch[TARGET_WEIGHT] / mean_weight
+            loss = tf.reduce_mean(weight * _log_losses(batch, outputs))
             if "value" in outputs:
                 values = tf.squeeze(outputs["value"], -1)
                 loss += auxiliary_weight * tf.reduce_mean(
-                    keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
+                    weight * keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
                 )
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
@@ -475,8 +480,8 @@ def _signature(model: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     found = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
-    found |= {TARGET_TIER: tf.TensorSpec([None], tf.int32), TARGET_VALUE: tf.TensorSpec([None], tf.float32)}
-    return found | {MEMBER: tf.TensorSpec([None], tf.int64)}
+    kinds = {TARGET_TIER: tf.int32, TARGET_VALUE: tf.float32, TARGET_WEIGHT: tf.float32, MEMBER: tf.int64}
+    return found | {name: tf.TensorSpec([None], kind) for name, kind in kinds.items()}
 
 
 def _log_losses(batch: Any, outputs: Any) -> Any:

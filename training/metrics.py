@@ -23,6 +23,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from training import bootstrap
 from training.baselines import Baseline
 
 Floats = npt.NDArray[np.float64]
@@ -194,8 +195,8 @@ class Comparison:
         model: what is judged.
         baselines: rules by current tier alone.
         challengers: models fitted to the aggregates.
-        intervals: of each challenger 95 % intervals of the model's figures minus its own, by figure; from a paired
-            bootstrap over the members.
+        intervals: of each baseline and challenger 95 % intervals of the model's figures minus its own, by figure; from
+            a paired bootstrap over the members.
         failed: challengers that could not be fitted, and why.
     """
 
@@ -317,7 +318,7 @@ def compare(
     failed: Mapping[str, str] | None = None,
     draws: int = 0,
 ) -> Comparison:
-    """The model beside its rivals on the same rows; raises ValueError as `evaluate` does.
+    """The model beside its rivals on the same rows, each a member; raises ValueError as `evaluate` does.
 
     Args:
         probabilities: [n, K] of the model.
@@ -331,45 +332,46 @@ def compare(
         draws: bootstrap samples behind each interval; 0: no intervals.
     """
     ranks, others = np.asarray(current), dict(challengers or {})
+    rules = {name: b.predict(ranks) for name, b in baselines.items()}
+    judged = Judged(np.arange(len(ranks)), ranks, np.asarray(outcome), {"": probabilities, **rules, **others})
     return Comparison(
         model=evaluate(probabilities, ranks, outcome, tiers, bins),
-        baselines={name: evaluate(b.predict(ranks), ranks, outcome, tiers, bins) for name, b in baselines.items()},
+        baselines={name: evaluate(p, ranks, outcome, tiers, bins) for name, p in rules.items()},
         challengers={name: evaluate(p, ranks, outcome, tiers, bins) for name, p in others.items()},
-        intervals={name: _intervals(probabilities, p, ranks, outcome, draws) for name, p in others.items() if draws},
+        intervals=differences([judged], bins, draws),
         failed=dict(failed or {}),
     )
 
 
-def _intervals(
-    model: npt.ArrayLike, rival: npt.ArrayLike, current: Ranks, outcome: npt.ArrayLike, draws: int
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the model's figures minus the rival's: a paired bootstrap over the rows."""
-    truth, chance = np.asarray(outcome), np.random.default_rng(0)
-    sides = [np.asarray(p, np.float64) for p in (model, rival)]
-    found = {name: np.full(draws, np.nan) for name in ("logloss", "accuracy", "kappa", "upgrade_auc")}
-    for draw in range(draws):
-        rows = chance.integers(0, len(truth), len(truth))
-        mine, theirs = (_resampled(p[rows], current[rows], truth[rows]) for p in sides)
-        for name in found:
-            found[name][draw] = mine[name] - theirs[name]
-    ends = {
-        name: np.nanquantile(values, [0.025, 0.975]) for name, values in found.items() if not np.isnan(values).all()
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Forecasts of one date: members [n], any ids; ranks [n]; probabilities [n, K] by name, the model's first."""
+
+    members: npt.NDArray[Any]
+    current: Ranks
+    outcome: Ranks
+    probabilities: Mapping[str, npt.ArrayLike]
+
+    def figures(self, name: str, bins: int) -> bootstrap.Figures:
+        """One of the forecasts, made ready for the bootstrap."""
+        p, now = _checked(self.probabilities[name], self.current)
+        places = np.stack([_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
+        truth = _checked_ranks(self.outcome, "outcome", *p.shape)
+        return bootstrap.Figures.of(p, movement_probabilities(p, now), now, truth, places)
 
 
-def _resampled(p: Floats, current: Ranks, truth: Ranks) -> dict[str, float]:
-    predicted, labels = predicted_ranks(p), np.arange(p.shape[1])
-    below = current < p.shape[1] - 1
-    up, _ = movement_probabilities(p, current)
-    undefined = float("nan")
-    kappa, auc = _kappa(truth, predicted, labels), _auc(up[below], (truth > current)[below])
-    return {
-        "logloss": float(-np.log(np.maximum(p[np.arange(len(p)), truth], np.finfo(np.float64).eps)).mean()),
-        "accuracy": float((predicted == truth).mean()),
-        "kappa": undefined if kappa is None else kappa,
-        "upgrade_auc": undefined if auc is None else auc,
-    }
+def differences(dates: Sequence[Judged], bins: int, draws: int) -> dict[str, bootstrap.Intervals]:
+    """95 % intervals of the model's figures minus each rival's, means over the dates; {} without draws.
+
+    Rivals that are not there at every date are left out.
+    """
+    if not draws:
+        return {}
+    model, *rivals = (name for name in dates[0].probabilities if all(name in d.probabilities for d in dates))
+    ready = {name: [date.figures(name, bins) for date in dates] for name in (model, *rivals)}
+    _, number = np.unique(np.concatenate([date.members for date in dates]), return_inverse=True)
+    ends = np.cumsum([len(date.members) for date in dates])
+    return bootstrap.intervals(ready.pop(model), ready, np.split(number, ends[:-1]), draws)
 
 
 def summarise_forecast(probabilities: npt.ArrayLike, current: npt.ArrayLike, tiers: Sequence[str]) -> Forecast:
@@ -395,13 +397,18 @@ def reliability_curve(probability: Floats, happened: Flags, bins: int = BINS) ->
     Both arrays [n] with n above 0. Keeping equal probabilities together makes the curve independent of the order of
     rows, at the price of uneven bins where a forecast has few distinct values.
     """
-    edges = np.sort(probability)[np.arange(1, bins) * len(probability) // bins]
-    place = np.searchsorted(edges, probability, side="right")
+    place = _bins(probability, bins)
     rows = np.bincount(place, minlength=bins)
     full = rows > 0
     predicted = np.bincount(place, weights=probability, minlength=bins)[full] / rows[full]
     observed = np.bincount(place, weights=happened, minlength=bins)[full] / rows[full]
     return ReliabilityCurve(tuple(predicted.tolist()), tuple(observed.tolist()), tuple(rows[full].tolist()))
+
+
+def _bins(probability: Floats, bins: int) -> Ranks:
+    """[n] bin of each row, see `reliability_curve`."""
+    edges = np.sort(probability)[np.arange(1, bins) * len(probability) // bins]
+    return np.searchsorted(edges, probability, side="right")
 
 
 def gain_curve(score: Floats, happened: Flags) -> GainCurve | None:

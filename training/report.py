@@ -75,6 +75,7 @@ TITLES = {
     "logistic": "Logistic regression",
     "forest": "Random forest",
     "lightgbm": "LightGBM",
+    "bg_nbd": "BG/NBD with Gamma-Gamma",
 }
 """Names of rivals for readers; one not listed is shown by its own name."""
 
@@ -211,19 +212,25 @@ def summary_lines(comparison: Comparison) -> list[str]:
     if comparison.intervals:
         lines += [
             "",
-            "model minus challenger, 95 % intervals of a paired bootstrap over the members",
+            "model minus rival, 95 % intervals of a paired bootstrap over the members",
             *_interval_lines(comparison),
         ]
     return [*lines, *(f"{name} could not be fitted: {why}" for name, why in comparison.failed.items())]
 
 
 def _interval_lines(comparison: Comparison) -> list[str]:
-    names = {metric.key: metric.title for metric in METRICS}
-    return [
-        f"  {_title(rival):<20}"
-        + "   ".join(f"{names[key]} {low:+.3f} to {high:+.3f}" for key, (low, high) in of.items())
-        for rival, of in comparison.intervals.items()
-    ]
+    shown = [metric for metric in METRICS if any(metric.key in of for of in comparison.intervals.values())]
+    rows = [["", *comparison.intervals]]
+    for metric in shown:
+        ends = (of.get(metric.key) for of in comparison.intervals.values())
+        rows.append([metric.title, *("\u2013" if e is None else f"{_signed(e[0])} {_signed(e[1])}" for e in ends)])
+    wide = max(len(row[0]) for row in rows)
+    return [" ".join([f"{row[0]:<{wide}}", *(f"{cell:>13}" for cell in row[1:])]) for row in rows]
+
+
+def _signed(value: float) -> str:
+    """Three decimals with their sign, no zero before them."""
+    return f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def render(inputs: ReportInputs) -> str:

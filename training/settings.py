@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.models import REGISTRY, parameters_class
+from training.weights import Weights
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
@@ -65,17 +66,18 @@ class DateRange(_Strict):
 
 def expand(dates: DateRange) -> tuple[dt.date, ...]:
     """Every date of a range, ascending. Month steps keep the day of `from`, or take a shorter month's last day."""
-    found = _STEP.match(dates.every)
-    assert found is not None  # DateRange checked it
-    count, unit = int(found[1]), found[2]
     every, step = [], 0
-    while (date := _shifted(dates.from_, count * step, unit)) <= dates.to:
+    while (date := stepped(dates.from_, dates.every, step)) <= dates.to:
         every.append(date)
         step += 1
     return tuple(every)
 
 
-def _shifted(date: dt.date, count: int, unit: str) -> dt.date:
+def stepped(date: dt.date, every: str, times: int) -> dt.date:
+    """The date so many steps (`1mo`, `2w`, `7d`) later, or earlier for less than 0 of them."""
+    found = _STEP.match(every)
+    assert found is not None  # the settings checked it
+    count, unit = int(found[1]) * times, found[2]
     if unit != "mo":
         return date + dt.timedelta(days=count * (7 if unit == "w" else 1))
     years, month = divmod(date.month - 1 + count, 12)
@@ -94,6 +96,9 @@ class TrainingSettings(_Strict):
 
     as_of: list[dt.date] | DateRange = Field(description="training as-of dates: a list, or {from, to, every}")
     validation_as_of: dt.date = Field(description="as-of date of the validation loss, later than all of `as_of`")
+    weights: Weights = Field(
+        description="what an example counts: `equal`, or `by_user`, where the dates of a member add up to 1"
+    )
     ranks: Positive = Field(le=4096, description="Horovod processes, each in one Spark task slot")
     shards: Positive = Field(le=65_536, description="files the examples are staged in, a multiple of ranks")
     batch: Literal["global", "per_rank"] = Field(description="what batch_size counts")
@@ -261,17 +266,26 @@ class GateSettings(_Strict):
     drift: DriftSettings = Field(description="between the training rows and the date it is judged on")
 
 
+class FoldSettings(_Strict):
+    """How often, and by how much, `cross_validate` moves all dates back."""
+
+    count: Positive = Field(description="folds, the first of which has the dates of the settings")
+    every: str = Field(pattern=_STEP.pattern, description="how far apart: 1mo, 2w, 7d")
+
+
 class EvaluationSettings(_Strict):
     """On which date and how a model is judged."""
 
     as_of: dt.date = Field(description="as-of date whose outcomes no training window overlaps")
     max_users: Positive = Field(description="most users whose forecasts are brought to the driver")
     calibration_bins: int = Field(ge=2, le=1000, description="equal-mass bins of the calibration error")
-    challengers: list[Literal["logistic", "forest", "lightgbm"]] = Field(
+    challengers: list[Literal["logistic", "forest", "lightgbm", "bg_nbd"]] = Field(
         description="models fitted to the aggregates, to be beaten on the same members"
     )
+    lightgbm_trials: Positive = Field(le=10_000, description="shapes of trees that LightGBM tries; each takes two fits")
     challenger_rows: Positive = Field(description="most training rows, and validation rows, that they are fitted on")
     bootstrap_draws: int = Field(ge=0, le=100_000, description="samples behind each interval; 0: no intervals")
+    folds: FoldSettings = Field(description="rolling-origin cross-validation")
 
 
 class DisparityBounds(_Strict):

@@ -16,22 +16,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
 from features import uri
 from features.contract import Contract
 from features.errors import TrainingDataError
-from training.feed import MEMBER, OUTCOME_RANK, OUTCOME_VALUE, ShardSet
+from training.feed import MEMBER, OUTCOME_RANK, OUTCOME_VALUE, WEIGHT, ShardSet
 from training.settings import TrainingSettings
 from training.statistics import Statistics
 from training.tensors import AS_OF, TIER_RANK, Array, Encoding, input_schema, required_columns
+from training.weights import Weights, uniqueness
 
 TRAINING, VALIDATION = "training", "validation"
 SPLITS = (TRAINING, VALIDATION)
 FORMAT = 3
 """Raised when the meaning of staged examples changes."""
 
+_KEYS = ["user_id", AS_OF]
+_IN_KEY = {"validation_as_of", "weights", "labelled_share", "shards", "row_group_rows", "vocabulary_size", "seed"}
+_EXACT = "decimal(20,12)"  # sums of doubles would depend on the order in which tasks end
 _PLACES = 1_000_000
 """Users are dealt to so many places by a hash; the first of them are the labelled share."""
 _SUMMARY = "split int, shard int, rows bigint, statistics string"
@@ -54,14 +58,14 @@ class Examples:
     def from_json(cls, text: str | bytes) -> Examples:
         """Rebuild from `to_json`."""
         stored = json.loads(text)
-        training, validation = (ShardSet(tuple(stored[s]["uris"]), tuple(stored[s]["rows"])) for s in SPLITS)
+        training, validation = (ShardSet.from_dict(stored[split]) for split in SPLITS)
         return cls(training, validation, Encoding.from_dict(stored["encoding"]))
 
 
 def example_schema(contract: Contract) -> pa.Schema:
-    """Arrow types of a staged example: what tensors are made of, and the outcome."""
-    outcome = [pa.field(OUTCOME_RANK, pa.int32()), pa.field(OUTCOME_VALUE, pa.float64())]
-    return pa.schema([*input_schema(contract), *outcome, pa.field(MEMBER, pa.int64())])
+    """Arrow types of a staged example: what tensors are made of, the outcome, what it counts, and whose it is."""
+    further = {OUTCOME_RANK: pa.int32(), OUTCOME_VALUE: pa.float64(), WEIGHT: pa.float64(), MEMBER: pa.int64()}
+    return pa.schema([*input_schema(contract), *(pa.field(name, kind) for name, kind in further.items())])
 
 
 def data_identity(
@@ -103,12 +107,7 @@ def _check_outcomes(tiers: Sequence[Any], contract: Contract, settings: Training
 
 def examples_key(contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of everything that the staged examples depend on."""
-    chosen = settings.model_dump(
-        mode="json",
-        include={
-            "as_of", "validation_as_of", "labelled_share", "shards", "row_group_rows", "vocabulary_size", "seed",
-        },
-    )  # fmt: skip
+    chosen = settings.model_dump(mode="json", include=_IN_KEY) | {"dates": settings.dates}
     return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity})
 
 
@@ -140,8 +139,8 @@ def stage(
     for shard in range(settings.shards):
         statistics.merge(Statistics.from_dict(json.loads(found[0, shard]["statistics"])))
     training, validation = (
-        ShardSet(tuple(_shard_uri(folder, split, k) for k in range(settings.shards)), tuple(counts[split]))
-        for split in (0, 1)
+        ShardSet(tuple(_shard_uri(folder, split, k) for k in range(settings.shards)), tuple(counts[split]), weight)
+        for split, weight in ((0, statistics.weight / sum(counts[0])), (1, 1.0))
     )
     staged = Examples(training, validation, statistics.encoding(settings.vocabulary_size))
     uri.write_bytes(marker, staged.to_json().encode())
@@ -155,42 +154,67 @@ def examples(
 
     Of the training dates only the labelled share of the users. Without outcomes: all sequences, their outcomes null.
     """
-    keys = ["user_id", AS_OF]
     dates = list(settings.all_dates)
     known = sequences.where(f.col(AS_OF).isin(dates)).select("user_id", *required_columns(contract))
     split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
     known = known.withColumns({"split": split, MEMBER: f.xxhash64("user_id")})
     if outcomes is None:
-        return known.withColumns({OUTCOME_RANK: f.lit(None).cast("int"), OUTCOME_VALUE: f.lit(None).cast("double")})
-    outcome = outcomes.where(f.col(AS_OF).isin(dates)).select(
-        *keys, OUTCOME_RANK, f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE)
+        nothing = {OUTCOME_RANK: f.lit(None).cast("int"), OUTCOME_VALUE: f.lit(None).cast("double")}
+        return known.withColumns({**nothing, WEIGHT: f.lit(1.0)})
+    training = _weighted(outcomes, settings.dates, contract, settings.weights)
+    validation = _weighted(outcomes, [settings.validation_as_of], contract, "equal")
+    outcome = training.union(validation).select(
+        *_KEYS, OUTCOME_RANK, f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE), WEIGHT
     )
     place = f.pmod(f.xxhash64(f.lit("labelled"), f.col("user_id"), f.lit(settings.seed)), f.lit(_PLACES))
     labelled = (f.col("split") == 1) | (place < f.lit(round(settings.labelled_share * _PLACES)))
-    return known.join(outcome, on=keys, how="inner").where(labelled)
+    return known.join(outcome, on=_KEYS, how="inner").where(labelled)
 
 
-def tier_transitions(sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract) -> Array:
-    """[K, K] int64: how many users went from each current tier (row) to each outcome tier (column) at `dates`."""
-    keys = ["user_id", AS_OF]
-    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*keys, TIER_RANK)
-    outcome = outcomes.where(f.col(AS_OF).isin(list(dates))).select(*keys, OUTCOME_RANK)
-    counts = known.join(outcome, on=keys, how="inner").groupBy(TIER_RANK, OUTCOME_RANK).count().collect()
-    found = np.zeros((len(contract.tiers), len(contract.tiers)), np.int64)
-    for row in counts:
-        found[row[TIER_RANK], row[OUTCOME_RANK]] = row["count"]
+def tier_transitions(
+    sequences: DataFrame,
+    outcomes: DataFrame,
+    dates: Sequence[dt.date],
+    contract: Contract,
+    weights: Weights,
+) -> Array:
+    """[K, K] float64: weight of the users who went from each current tier (row) to each outcome tier at `dates`."""
+    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*_KEYS, TIER_RANK)
+    outcome = _weighted(outcomes, dates, contract, weights).select(*_KEYS, OUTCOME_RANK, WEIGHT)
+    moves = known.join(outcome, on=_KEYS, how="inner").groupBy(TIER_RANK, OUTCOME_RANK)
+    found = np.zeros((len(contract.tiers), len(contract.tiers)))
+    for row in moves.agg(f.sum(f.col(WEIGHT).cast(_EXACT)).alias(WEIGHT)).collect():
+        found[row[TIER_RANK], row[OUTCOME_RANK]] = row[WEIGHT]
     return found
 
 
 def aggregate_rows(
-    sequences: DataFrame, outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract, max_rows: int
+    sequences: DataFrame,
+    outcomes: DataFrame,
+    dates: Sequence[dt.date],
+    contract: Contract,
+    max_rows: int,
+    weights: Weights = "equal",
 ) -> pa.Table:
-    """Aggregates, current tier and outcome of up to `max_rows` users and dates, chosen by a hash, by user and date."""
-    keys = ["user_id", AS_OF]
-    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*keys, TIER_RANK, *contract.aggregates)
-    outcome = outcomes.where(f.col(AS_OF).isin(list(dates))).select(*keys, OUTCOME_RANK)
-    rows = known.join(outcome, on=keys, how="inner").orderBy(f.xxhash64(*keys), *keys).limit(max_rows)
-    return rows.toArrow().sort_by([(key, "ascending") for key in keys])
+    """Aggregates, tier, outcome and weight of up to `max_rows` users and dates, chosen by a hash, by user and date."""
+    known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*_KEYS, TIER_RANK, *contract.aggregates)
+    outcome = _weighted(outcomes, dates, contract, weights).select(*_KEYS, OUTCOME_RANK, WEIGHT)
+    rows = known.join(outcome, on=_KEYS, how="inner").orderBy(f.xxhash64(*_KEYS), *_KEYS).limit(max_rows)
+    return rows.toArrow().sort_by([(key, "ascending") for key in _KEYS])
+
+
+def _weighted(outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract, weights: Weights) -> DataFrame:
+    """Outcomes at some dates with what each of them counts, see `training.weights`.
+
+    The window runs over outcomes alone, which are narrow; they have the users of the sequences of the same date.
+    """
+    rows = outcomes.where(f.col(AS_OF).isin(list(dates)))
+    if weights == "equal":
+        return rows.withColumn(WEIGHT, f.lit(1.0))
+    shares = [f.lit(x) for pair in uniqueness(dates, contract.horizon_days).items() for x in pair]
+    share = f.create_map(*shares)[f.col(AS_OF)].cast(_EXACT)
+    total = f.sum(share).over(Window.partitionBy("user_id"))
+    return rows.withColumn(WEIGHT, share.cast("double") / total.cast("double"))
 
 
 def write_shards(

@@ -33,7 +33,7 @@ from training.spark_verdict import Judging
 FORMAT = 2
 """Raised when a change of code changes what a training with equal settings gives."""
 
-_NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches"}
+_NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches", "as_of"}
 _RANK_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -78,6 +78,7 @@ def train_model(
     provenance: Mapping[str, Any],
     progress: bool = True,
     pretrained_uri: str = "",
+    publish: bool = True,
 ) -> Trained:
     """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
 
@@ -96,6 +97,8 @@ def train_model(
         provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
         progress: whether to show a progress bar.
         pretrained_uri: where bundles of pretrained encoders lie.
+        publish: whether to judge it and let `latest` name it; if not, it is calibrated only, and judged if a later
+            training asks for the same.
 
     Raises:
         BundleError: the pretrained encoder that the settings name is missing, damaged, or does not fit.
@@ -110,18 +113,25 @@ def train_model(
     key = training_key(contract, model, settings, judging.calibration, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
     found = finished(models_uri, version)
-    if found is not None and found.verdict is not None and found.verdict.bounds == judging.gate.model_dump():
-        if found.verdict.published:
-            bundle.point_latest(models_uri, version)
-        return Trained(version, False, found)
+    if found is not None and found.verdict is not None:
+        if not publish:
+            return Trained(version, False, found)
+        if found.verdict.bounds == judging.gate.model_dump():
+            if found.verdict.published:
+                bundle.point_latest(models_uri, version)
+            return Trained(version, False, found)
     examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
     examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
+    created = found is None
     if found is None:
         plan = plan_of(key, contract, model, settings, examples, uri.join(staging_uri, "trainings", key))
         if start is not None:
             network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
             plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
         found = trained(spark, plan, version, models_uri, {**provenance, "inputs": identity}, progress)
+    if not publish:
+        calibrated = spark_verdict.calibrate(spark, models_uri, found, examples.validation, judging)
+        return Trained(version, created, calibrated)
     judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, judging)
     return Trained(version, True, judged)
 
@@ -169,6 +179,7 @@ def training_key(
             "contract": contract.to_dict(),
             "model": {"name": model.name, "parameters": model.resolved()},
             "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "dates": settings.dates,  # however they are written
             "calibration": calibration.model_dump(),
             "data": identity,
         }

@@ -107,6 +107,13 @@ def rivals_of(
     return {**rivals, "published": mended}, []
 
 
+def calibrate(spark: SparkSession, models_uri: str, manifest: Manifest, validation: ShardSet, how: Judging) -> Manifest:
+    """Calibrate a bundle that is not to be judged or published; returns the new manifest. Arguments as for `judge`."""
+    rows = validated(spark, models_uri, manifest, validation, how)
+    fitted = calibration.fit(rows.probabilities, rows.current, rows.outcome, how.calibration)
+    return bundle.settle(models_uri, manifest, fitted, None, None)
+
+
 def _not_comparable(published: Manifest, manifest: Manifest) -> str | None:
     if published.contract.differences(manifest.contract):
         return "it follows another contract"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.contract import Contract, array_column
+from training.feed import WEIGHT
 from training.tensors import Array, Encoding, Scale, aggregate_values, column, numeric_events
 
 MOST_COUNTED = 200_000
@@ -67,11 +68,12 @@ class Moments:
 
 @dataclasses.dataclass
 class Statistics:
-    """Sums over some training rows: per channel, per aggregate, per categorical value."""
+    """Sums over some training rows: per channel, per aggregate, per categorical value, and of the rows' weights."""
 
     channels: dict[str, Moments]
     aggregates: dict[str, Moments]
     values: dict[str, Counter[str]]
+    weight: float = 0.0
 
     @classmethod
     def empty(cls, contract: Contract) -> Statistics:
@@ -83,7 +85,8 @@ class Statistics:
         )
 
     def add(self, rows: pa.Table, contract: Contract) -> None:
-        """Add rows with the columns of `training.tensors.required_columns`."""
+        """Add rows with the columns of `training.tensors.required_columns` and their weight."""
+        self.weight += float(column(rows, WEIGHT).to_numpy(zero_copy_only=False).sum())
         for name, values in numeric_events(rows, contract).items():
             self.channels[name].add(values)
         for name in contract.aggregates:
@@ -96,6 +99,7 @@ class Statistics:
 
     def merge(self, other: Statistics) -> None:
         """Add another's sums; call it in the order of the shards."""
+        self.weight += other.weight
         for mine, theirs in ((self.channels, other.channels), (self.aggregates, other.aggregates)):
             for name, moments in theirs.items():
                 mine[name].merge(moments)
@@ -109,6 +113,7 @@ class Statistics:
             "channels": {name: dataclasses.asdict(m) for name, m in self.channels.items()},
             "aggregates": {name: dataclasses.asdict(m) for name, m in self.aggregates.items()},
             "values": {name: dict(counts) for name, counts in self.values.items()},
+            "weight": self.weight,
         }
 
     @classmethod
@@ -118,6 +123,7 @@ class Statistics:
             {name: Moments(**m) for name, m in stored["channels"].items()},
             {name: Moments(**m) for name, m in stored["aggregates"].items()},
             {name: Counter(counts) for name, counts in stored["values"].items()},
+            stored["weight"],
         )
 
     def encoding(self, vocabulary_size: int) -> Encoding:

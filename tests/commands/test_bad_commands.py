@@ -20,6 +20,7 @@ JOBS = [
     "build_outcomes",
     "train_model",
     "evaluate_model",
+    "cross_validate",
     "score_users",
     "run_pipeline",
 ]
@@ -56,6 +57,8 @@ MISTAKES = {
         "fairness.groups.attributes ['channel'] are features too",
     ),
     "drift_of_no_feature": ("gate.drift.expected=[tenure*, age]", "gate.drift.expected: ['age'] match no feature"),
+    "no_budget_for_lightgbm": ("evaluation.lightgbm_trials=0", "evaluation.lightgbm_trials"),
+    "no_folds": ("evaluation.folds.count=0", "evaluation.folds.count"),
     "no_override": ("sequence.length", "write it as key.path=value"),
 }
 
@@ -114,6 +117,13 @@ def test_bad_input_no_key_ends_with_code_2(tmp_path: Path) -> None:
     assert "set the environment variable TIERCAST_PSEUDONYM_KEY" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "store" / "tables" / "events").exists()
+
+
+def test_bad_input_no_folds() -> None:
+    for count in ("0", "-1", "some"):
+        done = run("jobs.cross_validate", *CONFIG_ARGUMENTS, f"--folds={count}")
+        assert done.returncode == 2
+        assert f"'{count}' is not a number of folds, 1 or more" in done.stderr
 
 
 @pytest.mark.parametrize("job", JOBS)

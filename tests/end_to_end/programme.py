@@ -54,6 +54,9 @@ def source(folder: Path) -> list[str]:
         "training.warmup_epochs=0",
         "training.batch_size=64",
         "training.vocabulary_size=20",
+        "evaluation.lightgbm_trials=2",
+        "evaluation.bootstrap_draws=50",
+        "evaluation.folds={count: 2, every: 1w}",
         "gate.better_than_markov=-9",  # a network of two epochs earns no place
         "gate.calibration_error=1",
         "gate.least_members=1000",

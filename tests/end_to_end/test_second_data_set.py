@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import datetime as dt
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from features import delta
-from features.errors import UserError
-from jobs import build_sequences, evaluate_model, explain_scores, score_users
-from jobs.job import Run
+from features.errors import DateError, UserError
+from jobs import build_sequences, cross_validate, evaluate_model, explain_scores, score_users
+from jobs.job import Job, Run
 from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import Settings
 from tests.end_to_end import programme
@@ -41,6 +43,50 @@ def done(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Setti
 
 def table(done: Settings, name: str) -> pa.Table:
     return DeltaTable(done.storage.table(name)).to_pyarrow_table()
+
+
+def folds_job(spark: SparkSession, done: Settings, count: int | None = None, **evaluation: object) -> Job:
+    changed = done.model_copy(update={"evaluation": done.evaluation.model_copy(update=evaluation)})
+    return dataclasses.replace(programme.job(spark, changed), options=argparse.Namespace(folds=count))
+
+
+def test_folds_are_evaluated_with_all_rivals_and_nothing_is_published(spark: SparkSession, done: Settings) -> None:
+    latest = (Path(done.storage.models) / "latest.json").read_bytes()
+    cross_validate.run(folds_job(spark, done))
+    assert (Path(done.storage.models) / "latest.json").read_bytes() == latest
+    trained = [r for r in table(done, "runs").sort_by("started_at").to_pylist() if r["job"] == "train_model"][-2:]
+    assert [(r["as_of_date"], r["status"]) for r in trained] == [
+        (done.training.validation_as_of, "unchanged"),  # the first fold is the training that was there
+        (dt.date(2024, 3, 8), "written"),
+    ]
+    manifest = read_manifest(done.storage.models, trained[1]["model_version"])
+    assert manifest.training_dates == (dt.date(2024, 2, 23),)
+    assert manifest.verdict is None
+    evaluations = table(done, "evaluations").to_pylist()
+    of_fold = {e["model"]: e for e in evaluations if e["model_version"] == manifest.version}
+    assert set(of_fold) == {"hybrid", "majority", "stays", "markov", "logistic", "forest", "lightgbm"}
+    assert {e["as_of_date"] for e in of_fold.values()} == {dt.date(2024, 4, 8)}
+    rows = {(r["model"], r["figure"]): r for r in table(done, "cross_validations").to_pylist()}
+    both = [e["logloss"] for e in evaluations if e["model"] == "markov"]
+    found = rows["markov", "logloss"]
+    assert (found["folds"], found["mean"]) == (2, pytest.approx(np.mean(both)))
+    assert found["difference_low"] < found["difference_high"]
+    assert found["evaluated_as_of"] == [done.evaluation.as_of, dt.date(2024, 4, 8)]
+    page = (Path(done.storage.reports) / f"folds-{done.evaluation.as_of}.md").read_text()
+    assert "bg_nbd could not be fitted: the tier rule measures points" in page
+
+
+def test_bad_input_folds_that_the_dates_do_not_allow(spark: SparkSession, done: Settings) -> None:
+    before = table(done, "runs").num_rows
+    with pytest.raises(DateError, match="4 folds, 1w apart, are more than the training dates allow"):
+        cross_validate.run(folds_job(spark, done, 4))
+    with pytest.raises(DateError, match="would look into the future"):
+        cross_validate.run(folds_job(spark, done, as_of=done.evaluation.as_of - dt.timedelta(days=9)))
+    assert table(done, "runs").num_rows == before
+    with pytest.raises(DateError, match="the horizon of 2024-05-13 has not passed"):
+        cross_validate.run(folds_job(spark, done, as_of=programme.SCORED))
+    jobs = {r["job"] for r in table(done, "runs").sort_by("started_at").to_pylist()[before:]}
+    assert "train_model" not in jobs
 
 
 def test_every_row_is_accounted_for(done: Settings) -> None:
@@ -171,7 +217,8 @@ def test_the_report_is_self_contained(done: Settings) -> None:
 
 def test_evaluations_hold_the_model_beside_its_baselines(done: Settings) -> None:
     models = ["forest", "hybrid", "lightgbm", "logistic", "majority", "markov", "stays"]
-    assert sorted(table(done, "evaluations")["model"].to_pylist()) == models
+    of_date = pa.compute.field("as_of_date") == done.evaluation.as_of
+    assert sorted(table(done, "evaluations").filter(of_date)["model"].to_pylist()) == models
 
 
 def test_drift_of_every_scored_date_is_kept(done: Settings) -> None:

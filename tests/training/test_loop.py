@@ -17,7 +17,8 @@ from features.errors import StorageError
 from tests.training.training_examples import CONTRACT, example_rows, plan
 from training import checkpoint, distributed
 from training.checkpoint import Checkpoint
-from training.loop import Plan, in_precision, learning_rate, train
+from training.feed import EncodedRows, training_batches
+from training.loop import Plan, build_model, compiled_steps, in_precision, learning_rate, train
 from training.models import REGISTRY
 from training.tensors import to_tensors
 
@@ -154,6 +155,21 @@ def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> No
             np.testing.assert_allclose(found.numpy(), average, rtol=1e-5)
     for found, before in zip(model.trainable_variables, own, strict=True):
         np.testing.assert_array_equal(found.numpy(), before)
+
+
+def test_rows_count_by_their_weight(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    distributed.start(mixed_precision=False, seed=1)
+    model = build_model(made.model, made.contract, made.encoding)
+    optimizer = distributed.adamw(0.01, 0.0, 0.0)
+    optimizer.build(model.trainable_variables)
+    step, _ = compiled_steps(model, optimizer, 0.0, 0.5)
+    encoded = EncodedRows(made.tensor_maker(), 1000)
+    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, 24, False, 5, 0)))
+    assert len(np.unique(batch["target_weight"])) == 3
+    p = model({name: batch[name] for name in model.input}, training=False)["tier"].numpy()
+    losses = -np.log(p[np.arange(32), batch["target_tier"]])
+    assert float(step(batch)) == pytest.approx(float((batch["target_weight"] * losses).mean() / 0.5), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,3 +299,8 @@ def test_challengers_stand_beside_the_model_with_intervals() -> None:
     assert "lightgbm" in said
     assert "95 % intervals" in said
     assert "logistic could not be fitted" in said
+    wide = said[said.index("95 % intervals") :].splitlines()
+    assert wide[1].split() == ["majority", "stays", "markov", "lightgbm", "forest"]
+    low, high = found.intervals["markov"]["brier"]
+    assert f"{low:+.3f} {high:+.3f}".replace("0.", ".") in next(x for x in wide if x.startswith("Brier"))
+    assert len({len(line) for line in wide[1:9]}) == 1

@@ -43,6 +43,7 @@ def test_dates_come_from_a_list_or_a_range() -> None:
         ({"as_of": []}, "at least one date"),
         ({"as_of": {"from": "2025-02-01", "to": "2025-01-01", "every": "1d"}}, "lies before"),
         ({"as_of": {"from": "2025-01-01", "to": "2025-02-01", "every": "1y"}}, "pattern"),
+        ({"weights": "by_date"}, "'equal' or 'by_user'"),
         ({"ranks": 3}, "shards 4 must be a multiple of ranks 3"),
         ({"batch_size": 30}, "30, must be a multiple of shards 4"),
         ({"ranks": 0}, "greater than or equal to 1"),

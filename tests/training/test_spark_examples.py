@@ -17,7 +17,15 @@ from tests.training.training_examples import CONTRACT, DATES, example_tables, se
 from training import spark_examples
 from training.feed import NO_OUTCOME, TensorMaker
 from training.settings import TrainingSettings
-from training.spark_examples import Examples, data_identity, examples, examples_key, stage, tier_transitions
+from training.spark_examples import (
+    Examples,
+    aggregate_rows,
+    data_identity,
+    examples,
+    examples_key,
+    stage,
+    tier_transitions,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +93,9 @@ def test_identity_and_key_follow_the_rows_not_the_table_version(
     rebuilt = sequences.withColumn("inputs_id", f.lit("other"))
     assert data_identity(rebuilt, outcomes, CONTRACT, chosen) != identity
     assert examples_key(CONTRACT, chosen, identity) != examples_key(CONTRACT, settings(seed=6), identity)
-    assert examples_key(CONTRACT, chosen, identity) == examples_key(CONTRACT, settings(epochs=9), identity)
+    assert examples_key(CONTRACT, chosen, identity) != examples_key(CONTRACT, settings(weights="by_user"), identity)
+    same = settings(epochs=9, as_of={"from": DATES[0], "to": DATES[1], "every": "1mo"})
+    assert examples_key(CONTRACT, chosen, identity) == examples_key(CONTRACT, same, identity)
 
 
 def test_a_date_without_rows_is_named(tables: tuple[DataFrame, DataFrame], chosen: TrainingSettings) -> None:
@@ -121,7 +131,7 @@ def test_bad_input_training_with_fewer_rows_than_ranks(
 
 def test_transitions_are_counted(tables: tuple[DataFrame, DataFrame]) -> None:
     sequences, outcomes = example_tables()
-    found = tier_transitions(*tables, DATES[:2], CONTRACT)
+    found = tier_transitions(*tables, DATES[:2], CONTRACT, "equal")
     expected = np.zeros((3, 3), np.int64)
     np.add.at(
         expected,
@@ -129,6 +139,23 @@ def test_transitions_are_counted(tables: tuple[DataFrame, DataFrame]) -> None:
         1,
     )
     np.testing.assert_array_equal(found, expected)
+
+
+def test_the_dates_of_a_user_add_up_to_one(tables: tuple[DataFrame, DataFrame], tmp_path: Path) -> None:
+    sequences, outcomes = tables
+    late = (f.col("user_id") < "u010") & (f.col("as_of_date") == f.lit(DATES[0]))  # ten users come a month later
+    known, chosen = [rows.where(~late) for rows in (sequences, outcomes)], settings(weights="by_user")
+    weights = examples(*known, CONTRACT, chosen).select("user_id", "as_of_date", "split", "weight").toPandas()
+    of_training = weights[weights["split"] == 0]
+    np.testing.assert_allclose(of_training.groupby("user_id")["weight"].sum(), 1, atol=1e-9)
+    assert (of_training.groupby("user_id").size() == np.repeat([1, 2], [10, 30])).all()
+    assert (weights.loc[weights["split"] == 1, "weight"] == 1).all()
+    assert tier_transitions(*known, DATES[:2], CONTRACT, "by_user").sum() == pytest.approx(40)
+    staged = stage(*known, CONTRACT, chosen, str(tmp_path))
+    assert staged.training.mean_weight == pytest.approx(40 / 70)
+    assert staged.validation.mean_weight == 1
+    rows = aggregate_rows(*known, DATES[:2], CONTRACT, 1000, "by_user")
+    np.testing.assert_allclose(rows["weight"], of_training.sort_values(["user_id", "as_of_date"])["weight"])
 
 
 def test_module_names_its_splits() -> None:

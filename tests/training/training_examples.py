@@ -43,6 +43,7 @@ SHELVES = ("bread", "milk", "tea", "soap")
 SETTINGS: dict[str, Any] = {
     "as_of": ["2025-01-01", "2025-02-01"],
     "validation_as_of": "2025-03-01",
+    "weights": "equal",
     "ranks": 1,
     "shards": 4,
     "batch": "global",
@@ -153,6 +154,7 @@ def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa
         "outcome_tier_rank": np.digitize(value, [250, 700]),
         "outcome_value": value,
         "member": np.arange(count),
+        "weight": random.choice([0.25, 0.5, 1.0], count),
     }
     return pa.table(columns, schema=example_schema(contract))
 
@@ -167,7 +169,8 @@ def example_tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
         rows = rows.append_column("contract_id", pa.array([CONTRACT.id] * users))
         parts.append(rows.append_column("inputs_id", pa.array([f"in-{date}"] * users)))
     whole, outcome = pa.concat_tables(parts), ["outcome_tier_rank", "outcome_value"]
-    return whole.drop_columns([*outcome, "member"]), whole.select(["user_id", "as_of_date", "inputs_id", *outcome])
+    columns = [*outcome, "member", "weight"]
+    return whole.drop_columns(columns), whole.select(["user_id", "as_of_date", "inputs_id", *outcome])
 
 
 def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int) -> tuple[ShardSet, Statistics]:
@@ -182,7 +185,8 @@ def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int
         counts[shard] = count
     name = ("training", "validation")[split]
     uris = tuple(f"{folder}/{name}-{k:05d}.parquet" for k in range(shards))
-    return ShardSet(uris, tuple(counts[k] for k in range(shards))), statistics
+    rows_of = tuple(counts[k] for k in range(shards))
+    return ShardSet(uris, rows_of, statistics.weight / rows.num_rows if split == 0 else 1.0), statistics
 
 
 def plan(folder: Path, model: str = "hybrid", rows: int = 160, key: str = "k", **changes: Any) -> Plan:

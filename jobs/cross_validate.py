@@ -1,0 +1,128 @@
+"""Sequences and outcomes of earlier and earlier dates in; the network and its rivals over rolling folds out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+
+from features import delta, tables, uri
+from features.reading import OUTCOMES, SEQUENCES
+from jobs import passes
+from jobs.evaluate_model import evaluated, keep
+from jobs.job import Job, Run, main, parser
+from jobs.train_model import train
+from training import folds
+from training.bootstrap import Intervals
+from training.folds import Fold, Judgement, Spread
+from training.settings import FoldSettings, TrainingSettings
+
+ARGUMENTS = parser(
+    "cross_validate",
+    reads="events; sequences and outcomes of the dates of all folds.",
+    writes="sequences and outcomes that are missing, bundles that are never published, evaluations, "
+    "cross_validations, reports/folds-AS_OF.md, runs.",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml --folds 4",
+    as_of=None,
+)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folds, 1 or more")
+    return int(text)
+
+
+ARGUMENTS.add_argument("--folds", type=_count, metavar="N", help="how many; as in evaluation.folds if left out")
+
+
+def run(job: Job) -> None:
+    """Show the folds and what they say together."""
+    job.say(cross_validate(job))
+
+
+def cross_validate(job: Job) -> list[str]:
+    """Check that all folds can be answered, then train and evaluate one after the other; the page, in Markdown.
+
+    Networks that are there from an earlier run are not trained again.
+    """
+    settings, evaluation = job.settings, job.settings.evaluation
+    wanted = FoldSettings(count=job.options.folds or evaluation.folds.count, every=evaluation.folds.every)
+    planned = folds.rolling(settings.training, evaluation.as_of, settings.horizon.days, wanted)
+    with job.run("cross_validate", evaluation.as_of) as record:
+        _prepare(job, planned)
+        found = [_judged(job, fold) for fold in planned]
+        spread = folds.spreads(found)
+        intervals = folds.over_folds(found, evaluation.calibration_bins, evaluation.bootstrap_draws)
+        record.model_version = found[0].version
+        record.counts = {"folds": len(found), "rows": sum(one.comparison.model.rows for one in found)}
+        record.versions["cross_validations"] = _keep(job, record, found, spread, intervals)
+        page = folds.page(found, spread, intervals, settings.horizon.days)
+        uri.write_bytes(uri.join(settings.storage.reports, f"folds-{evaluation.as_of}.md"), "\n".join(page).encode())
+    return page
+
+
+def _prepare(job: Job, planned: Sequence[Fold]) -> None:
+    """Sequences and outcomes of all folds, in one pass; a date that the events cannot answer stops before training."""
+    pinned = passes.update_user_days(job)
+    dates = sorted({date for fold in planned for date in fold.dates})
+    wanted = [(kind, date) for date in dates for kind in (SEQUENCES, OUTCOMES)]
+    for kind, date in wanted:
+        passes.check(job, pinned, kind, date)
+    passes.write(job, pinned, wanted)
+
+
+def _judged(job: Job, fold: Fold) -> Judgement:
+    """Train a fold's network, or find it, and evaluate it and all rivals."""
+    of_fold = _job_of(job, fold)
+    with of_fold.run("train_model", fold.validation) as record:
+        version = train(of_fold, record, publish=False).version
+    with of_fold.run("evaluate_model", fold.evaluated) as record:
+        found = evaluated(of_fold, record, version, fold.evaluated)
+        record.versions["evaluations"] = keep(of_fold, record, found)
+    return Judgement(fold, version, found.comparison, found.judged)
+
+
+def _job_of(job: Job, fold: Fold) -> Job:
+    """The same job with the dates of a fold."""
+    settings = job.settings
+    training = settings.training.model_dump() | {"as_of": list(fold.training), "validation_as_of": fold.validation}
+    changed = {
+        "training": TrainingSettings(**training),
+        "evaluation": settings.evaluation.model_copy(update={"as_of": fold.evaluated}),
+    }
+    return dataclasses.replace(job, settings=settings.model_copy(update=changed))
+
+
+def _keep(
+    job: Job,
+    record: Run,
+    found: Sequence[Judgement],
+    spread: Mapping[str, Mapping[str, Spread]],
+    intervals: Mapping[str, Intervals],
+) -> int:
+    """Replace the rows of the network and the number of folds in `cross_validations`."""
+    address, date, version = job.uri("cross_validations"), job.settings.evaluation.as_of, found[0].version
+    delta.ensure(job.spark, address, tables.CROSS_VALIDATIONS)
+    seen = delta.version(job.spark, address)
+    days = [one.fold.evaluated for one in found]
+    rows = [
+        (
+            version, model, figure, len(found), days, of.folds, of.mean, of.deviation, of.least, of.greatest,
+            *intervals.get(model, {}).get(figure, (None, None)), record.now, date,
+        )
+        for model, figures in spread.items() for figure, of in figures.items()
+    ]  # fmt: skip
+    predicate = f"{delta.date_is('as_of_date', date)} AND model_version = '{version}' AND folds = {len(found)}"
+    frame = job.spark.createDataFrame(rows, tables.CROSS_VALIDATIONS.schema).coalesce(1)
+    return delta.commit(frame, address, tables.CROSS_VALIDATIONS, record.id, seen, predicate)
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return main(ARGUMENTS, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(entry())
