@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 
 from features import delta, uri
+from jobs.reasons import reasons_with_losses
+from training import metrics
 from training.bundle import Manifest
-from training.metrics import Comparison, Forecast, summarise_forecast
+from training.importance import Overall
+from training.metrics import Comparison, Forecast, Standing, summarise_forecast
 from training.report import ReportInputs, TierCard, render
 from training.spark_scoring import Forecasts, collect_scores
 
@@ -18,20 +23,38 @@ if TYPE_CHECKING:
     from jobs.job import Job
 
 
-def write_forecast(job: Job, manifest: Manifest, scores: DataFrame, date: dt.date) -> None:
+def is_evaluated(job: Job, date: dt.date) -> bool:
+    """Whether the page of a date shows how good its forecast was."""
+    return uri.exists(address(job, date, "json"))
+
+
+def write_forecast(
+    job: Job, manifest: Manifest, scores: DataFrame, date: dt.date, reasons: Overall | None = None
+) -> None:
     """The page of a date whose outcomes nobody knows yet."""
     probabilities, current = collect_scores(scores, manifest.contract, job.settings.evaluation.max_users)
     forecast = summarise_forecast(probabilities, current, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, None, scores.count())
+    _write(job, manifest, date, forecast, None, scores.count(), reasons)
 
 
 def write_evaluation(
     job: Job, manifest: Manifest, forecasts: Forecasts, date: dt.date, comparison: Comparison, known: int
 ) -> None:
     """The page and the JSON of an evaluated date; `known` is how many members have an outcome."""
-    forecast = summarise_forecast(forecasts.probabilities, forecasts.current_rank, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, comparison, known)
-    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict()}
+    tiers, evaluation = manifest.contract.tiers, job.settings.evaluation
+    ranks = forecasts.current_rank
+    forecast = summarise_forecast(forecasts.probabilities, ranks, tiers)
+    standings = metrics.standings(
+        forecasts.probabilities, ranks, forecasts.outcome_rank, tiers,
+        evaluation.calibration_bins, evaluation.bootstrap_draws,
+    )  # fmt: skip
+    reasons = reasons_with_losses(job, manifest, date)
+    _write(job, manifest, date, forecast, comparison, known, reasons, standings)
+    further = {
+        "by_current_tier": [dataclasses.asdict(standing) for standing in standings],
+        "reasons": [dataclasses.asdict(reason) for reason in reasons.reasons] if reasons else [],
+    }
+    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict(), **further}
     uri.write_bytes(address(job, date, "json"), json.dumps(content, indent=1).encode())
 
 
@@ -41,7 +64,14 @@ def address(job: Job, date: dt.date, ending: str = "html") -> str:
 
 
 def _write(
-    job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, comparison: Comparison | None, known: int
+    job: Job,
+    manifest: Manifest,
+    date: dt.date,
+    forecast: Forecast,
+    comparison: Comparison | None,
+    known: int,
+    reasons: Overall | None = None,
+    standings: Sequence[Standing] = (),
 ) -> None:
     settings = job.settings
     rule = settings.tiers.rule()
@@ -63,6 +93,8 @@ def _write(
         notes=_notes(forecast, known),
         gate=manifest.verdict,
         judged_as_of=manifest.validation_date,
+        reasons=reasons,
+        standings=standings,
     )
     uri.write_bytes(address(job, date), render(inputs).encode())
 

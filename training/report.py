@@ -17,8 +17,10 @@ from typing import Any, Literal
 import jinja2
 
 from training import gate, plots
-from training.metrics import Comparison, Evaluation, Forecast
+from training.importance import Overall, Story
+from training.metrics import Comparison, Evaluation, Forecast, Standing
 from training.plots import Picture
+from training.reasons import DOWNGRADE, RECENT, TARGETS, UPGRADE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,8 @@ TITLES = {
 MODEL = "model"
 
 _LOGLOSS, _ACCURACY, _UPGRADE = METRICS[:3]
+_REASONS = 8
+"""Reasons in a picture."""
 _CAMPAIGN = 0.2
 """Share of the members contacted in the headline figures: a usual size of a campaign."""
 
@@ -116,6 +120,8 @@ class ReportInputs:
         notes: what a reader must know to judge the figures, such as sampling.
         gate: what was said of the model when it was trained.
         judged_as_of: the date whose members it was judged on then.
+        reasons: what the model looks at; None where nobody asked.
+        standings: how far the forecasts can be trusted, by current tier; empty while outcomes are not known.
     """
 
     title: str
@@ -130,6 +136,8 @@ class ReportInputs:
     notes: Sequence[str] = ()
     gate: gate.Verdict | None = None
     judged_as_of: dt.date | None = None
+    reasons: Overall | None = None
+    standings: Sequence[Standing] = ()
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of different tiers."""
@@ -239,6 +247,10 @@ def render(inputs: ReportInputs) -> str:
         "failed": [(_title(n), why) for n, why in inputs.comparison.failed.items()] if inputs.comparison else [],
         "rival": _title(_rival(inputs.comparison)) if inputs.comparison else "",
         "pictures": _pictures(inputs, colours),
+        "tone": _tone(inputs),
+        "recent_reasons": _recent_reasons(inputs.reasons) if inputs.reasons else [],
+        "reason_rows": _reason_rows(inputs.reasons) if inputs.reasons else [],
+        "stories": [_story_words(story) for story in inputs.reasons.stories] if inputs.reasons else [],
     }
     return _template().render(context)
 
@@ -246,11 +258,12 @@ def render(inputs: ReportInputs) -> str:
 @cache
 def _template() -> jinja2.Template:
     """The page's template; read as a package resource, so that it is found in a zip too."""
-    source = resources.files("training").joinpath("templates/report.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    templates = resources.files("training").joinpath("templates")
+    loader = jinja2.FunctionLoader(lambda name: templates.joinpath(name).read_text("utf-8"))
+    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["share"] = lambda value: "\u2013" if value is None else f"{value:.1%}"
     environment.filters["whole"] = lambda value: "\u2013" if value is None else f"{value:,.0f}"
-    return environment.from_string(source)
+    return environment.get_template("report.html.j2")
 
 
 def _columns(comparison: Comparison) -> dict[str, Evaluation]:
@@ -409,9 +422,62 @@ def _differences(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
+def _tone(inputs: ReportInputs) -> str:
+    """What the colour of the verdict says: a refused model is bad news however good it looks on one date."""
+    if inputs.gate and not inputs.gate.published:
+        return "behind"
+    return verdict(inputs.comparison).level if inputs.comparison else "pending"
+
+
+def _recent_reasons(reasons: Overall) -> list[tuple[str, str, str]]:
+    """Recent behaviour in words: what much and little of it add to the chance of moving up, widest apart first."""
+    found = []
+    for reason in reasons.reasons:
+        weight = reason.targets[UPGRADE]
+        if reason.reason.startswith(f"{RECENT}_") and weight.much is not None and weight.little is not None:
+            found.append((-abs(weight.much - weight.little), reason.wording, weight.much, weight.little))
+    return [(words, f"{100 * much:+.1f}", f"{100 * little:+.1f}") for _, words, much, little in sorted(found)]
+
+
+def _reason_rows(reasons: Overall) -> list[dict[str, str]]:
+    """One row a reason, those with a part in something."""
+    return [
+        {
+            "words": reason.wording,
+            "up": f"{100 * reason.targets[UPGRADE].mean:.1f}",
+            "down": f"{100 * reason.targets[DOWNGRADE].mean:.1f}",
+            "lost": "" if reason.loss is None else f"{reason.loss:+.4f}",
+        }
+        for reason in reasons.reasons
+        if any(weight.mean for weight in reason.targets.values())
+    ]
+
+
+def _story_words(story: Story) -> tuple[str, str]:
+    """Heading and caption of a story."""
+    return (
+        f"A member in {story.tier}",
+        f"The chance of {plots.MOVES[story.target]} is {story.probability:.0%}; "
+        f"the average {story.tier} member's is {story.average:.0%}.",
+    )
+
+
+def _reason_pictures(reasons: Overall) -> dict[str, Picture]:
+    found = {f"story_{k}": plots.timeline(story) for k, story in enumerate(reasons.stories)}
+    for target in TARGETS:
+        heaviest = sorted(reasons.reasons, key=lambda reason: -reason.targets[target].mean)[:_REASONS]
+        if shown := [reason for reason in heaviest if reason.targets[target].much is not None]:
+            found[f"reasons_{target}"] = plots.reason_directions(shown, target)
+    if lost := sorted((r for r in reasons.reasons if r.loss is not None), key=lambda r: -(r.loss or 0))[:_REASONS]:
+        found["reason_losses"] = plots.reason_losses(lost)
+    return found
+
+
 def _pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
     """All pictures that the inputs allow, by their place in the page."""
     return {
+        **(_reason_pictures(inputs.reasons) if inputs.reasons else {}),
+        **_standing_pictures(inputs, colours),
         **_forecast_pictures(inputs.forecast, colours),
         **(_evaluation_pictures(inputs.comparison, colours) if inputs.comparison else _size_picture(inputs.forecast)),
         **_training_pictures(inputs.history),
@@ -455,6 +521,16 @@ def _evaluation_pictures(comparison: Comparison, colours: Sequence[str]) -> dict
         pictures["gain"] = plots.upgrade_gain(model.upgrade_gain, gains)
         pictures["lift"] = plots.upgrade_lift(model.upgrade_gain)
     return pictures
+
+
+def _standing_pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
+    """The reliability of each tier's probability, for the members of each current tier."""
+    found = {}
+    for place, standing in enumerate(inputs.standings):
+        curves = dict(zip(inputs.forecast.tiers, standing.reliability, strict=True))
+        what = f"the probability of each tier, members now in {standing.tier}"
+        found[f"reliability_{place}"] = plots.reliability(curves, colours, what)
+    return found
 
 
 def _training_pictures(history: Sequence[Mapping[str, float | None]]) -> dict[str, Picture]:
