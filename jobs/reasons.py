@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 
 from features import delta, table_files
 from features.reading import SEQUENCES
+from jobs.scoring import inputs_of_members
 from training.bundle import Manifest
 from training.feed import OUTCOME_RANK
 from training.importance import Overall
@@ -35,11 +36,13 @@ def reasons_of_sample(job: Job, manifest: Manifest, rows: pa.Table) -> Overall:
 
 
 def reasons_with_losses(job: Job, manifest: Manifest, date: dt.date) -> Overall | None:
-    """What the network looks at for members whose outcome is known; None where the date has no sequences."""
-    uri = job.uri(SEQUENCES)
-    of_date = delta.date_is("as_of_date", date)
-    if not delta.exists(job.spark, uri) or not table_files.inputs_at(uri, delta.version(job.spark, uri), date):
+    """What the network looks at for members whose outcome is known; None where sequences are missing or stale."""
+    uri, of_date = job.uri(SEQUENCES), delta.date_is("as_of_date", date)
+    if not delta.exists(job.spark, uri):
+        return None
+    seen = delta.version(job.spark, uri)
+    if table_files.inputs_at(uri, seen, date) != {inputs_of_members(job, date)}:
         return None
     outcomes = delta.read(job.spark, job.uri("outcomes")).where(of_date).select("user_id", OUTCOME_RANK)
-    known = delta.read(job.spark, uri).where(of_date).join(outcomes, "user_id")
+    known = delta.read(job.spark, uri, seen).where(of_date).join(outcomes, "user_id")
     return reasons_of_sample(job, manifest, sample_of(job, manifest, known, OUTCOME_RANK))

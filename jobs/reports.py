@@ -90,7 +90,7 @@ def _write(
             **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
         },
         rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
-        notes=_notes(forecast, known),
+        notes=[*_notes(forecast, known), *(_without_reasons(date) if comparison and not reasons else [])],
         gate=manifest.verdict,
         judged_as_of=manifest.validation_date,
         reasons=reasons,
@@ -103,3 +103,9 @@ def _notes(forecast: Forecast, known: int) -> list[str]:
     if forecast.rows == known:
         return []
     return [f"Figures and plots stand on a sample of {forecast.rows:,} of {known:,} members."]
+
+
+def _without_reasons(date: dt.date) -> list[str]:
+    return [
+        f"Why members move is left out: the sequences as of {date} are missing or stale. Run build_sequences for it."
+    ]

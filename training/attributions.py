@@ -1,9 +1,9 @@
 """Why a member's chance to move is what it is: integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
 A member is compared with an average one of the same tier: the tier's average aggregates, and as many events as the
-member has, each the tier's average event. On the straight way from there to the member the slopes of the probability
-add up to the difference of the two probabilities, each input's part of it being its attribution. Parts are added up to
-reasons, see `training.reasons`.
+member has, the newest like the tier's average newest one, the one before like the average one before, and so on. On the
+straight way from there to the member the slopes of the probability add up to the difference of the two probabilities,
+each input's part of it being its attribution. Parts are added up to reasons, see `training.reasons`.
 
 Imported where a network is loaded.
 """
@@ -43,12 +43,14 @@ _TRIM = 16
 
 @dataclasses.dataclass(frozen=True)
 class Averages:
-    """What members of each current tier have on average, as inputs of a network; K tiers.
+    """What members of each current tier have on average, as inputs of a network; K tiers, W places of events.
+
+    Places are counted from the newest event, which has place 0.
 
     Attributes:
         aggregates: [K, A].
-        channels: [K, C], of an event.
-        codes: of each categorical channel [K, V + 2], the share of events with each code.
+        channels: [K, W, C], of an event at each place.
+        codes: of each categorical channel [K, W, V + 2], the share of events with each code.
     """
 
     aggregates: Array
@@ -69,31 +71,45 @@ class Averages:
             manifest: of the bundle.
             settings: how many members of a tier are enough.
         """
-        encoded = Encoded.of(rows, manifest.contract, manifest.encoding)
-        tensors = encoded.padded(np.arange(rows.num_rows), _width(manifest))
+        encoded, width = Encoded.of(rows, manifest.contract, manifest.encoding), _width(manifest)
+        tensors = encoded.padded(np.arange(rows.num_rows), width)
+        mask = tensors["mask"]
         member = encoded.tier.T.astype(np.float64)
         member[member.sum(axis=1) < settings.least_members] = 1
-        event = np.repeat(member, tensors["mask"].sum(axis=1), axis=1)
-        codes = tensors["codes"][tensors["mask"]]
+        kept = mask.sum(axis=1)
+        event, place = np.repeat(member, kept, axis=1), (kept[:, None] - 1 - np.arange(width))[mask]
+        channels, codes = tensors["channels"][mask], tensors["codes"][mask]
+        vocabularies = enumerate(manifest.encoding.vocabulary.values())
         return cls(
-            _means(member, encoded.aggregates),
-            _means(event, tensors["channels"][tensors["mask"]]),
+            np.asarray(member @ encoded.aggregates / np.maximum(member.sum(axis=1, keepdims=True), 1), np.float32),
+            _by_place(event, place, width, [(0, 1, values) for values in channels.T]),
             tuple(
-                _shares(event, codes[:, place], FIRST_CODE + len(vocabulary))
-                for place, vocabulary in enumerate(manifest.encoding.vocabulary.values())
+                _by_place(event, place, width, [(codes[:, q], FIRST_CODE + len(words), 1.0)])
+                for q, words in vocabularies
             ),
         )
 
 
-def _means(weights: Array, values: Array) -> Array:
-    """[K, X] means of values [n, X] by weights [K, n]; 0 where there are none."""
-    return np.asarray(weights @ values / np.maximum(weights.sum(axis=1, keepdims=True), 1), np.float32)
+def _by_place(weights: Array, place: Array, width: int, parts: Sequence[tuple[Any, int, Any]]) -> Array:
+    """[K, W, X] weighted means by place; at a place without events those of all places.
 
+    Args:
+        weights: [K, n] of events.
+        place: [n] of each event.
+        width: W.
+        parts: columns of the answer: their number, and of each event the column that it counts for and how much.
+    """
 
-def _shares(weights: Array, codes: Array, size: int) -> Array:
-    """[K, size] shares of codes [n] by weights [K, n]."""
-    counts = np.stack([np.bincount(codes, of, size) for of in weights])
-    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
+    def sums(of: Array) -> Array:
+        columns = [
+            np.bincount(place * size + at, of * values, width * size).reshape(width, size) for at, size, values in parts
+        ]
+        return np.concatenate(columns, axis=1)
+
+    totals = np.stack([sums(of) for of in weights])
+    counts = np.stack([np.bincount(place, of, width) for of in weights])[:, :, None]
+    of_all = totals.sum(axis=1, keepdims=True) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.asarray(np.where(counts > 0, totals / np.maximum(counts, 1), of_all), np.float32)
 
 
 def _width(manifest: Manifest) -> int:
@@ -259,8 +275,9 @@ class Explainer:
         """The probability at a share of each row's way; the points there, aggregates first, and the ways to them."""
         import tensorflow as tf
 
-        tier, mask = tensors["tier"], tensors["mask"][:, :, None]
-        channels, *codes = (tf.matmul(tier, x) for x in (self._averages.channels, *self._averages.codes))
+        tier, mask = tensors["tier"], tensors["mask"]
+        places = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=True, exclusive=True)
+        of_event = tf.stack([tf.broadcast_to(tf.argmax(tier, 1, tf.int32)[:, None], tf.shape(places)), places], axis=-1)
         points, ways = list[Any](), list[Any]()
 
         def between(average: Any, own: Any) -> Any:
@@ -271,7 +288,8 @@ class Explainer:
             return points[-1]
 
         def of_layer(layer: Any) -> Callable[[Any], Any]:
-            return lambda own: between(tf.where(mask, layer.average(channels, codes)[:, None, :], 0.0), own)
+            average = layer.average(self._averages.channels, self._averages.codes)
+            return lambda own: between(tf.where(mask[:, :, None], tf.gather_nd(average, of_event), 0.0), own)
 
         aggregates = between(tf.matmul(tier, self._averages.aggregates), tensors["aggregates"])
         with _between(self._embeddings, of_layer):

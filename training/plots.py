@@ -310,7 +310,7 @@ def reason_directions(reasons: Sequence[ReasonWeights], target: str) -> Picture:
         axes.scatter(ends[1:], [place], s=44, color=ACCENT, zorder=3, label=None if place else "most of it")
     axes.axvline(0, color=MUTED, linewidth=1, zorder=0)
     _words_above(axes, [reason.wording for reason in reasons])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}" if x else "0"))
     axes.set_xlabel("percentage points, against the average member of the tier")
     _legend(figure)
     words = "; ".join(
@@ -353,14 +353,14 @@ def timeline(story: Story) -> Picture:
     above.axhline(0, color=MUTED, linewidth=1, zorder=1)
     above.set_title("what each event adds, in percentage points")
     above.set_xlabel("days before the forecast")
-    above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{-x:.0f}"))
-    above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.4g}"))
+    above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{abs(x):.0f}"))
+    above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.4g}" if y else "0"))
     values = [100 * added for _, added in story.reasons]
     colours = [ACCENT if value > 0 else _SCALE[-1] for value in values]
     below.barh(range(len(values)), values, height=0.3, color=colours, zorder=2)
     below.axvline(0, color=MUTED, linewidth=1, zorder=1)
     _words_above(below, [f"{words}  {value:+.1f}" for (words, _), value in zip(story.reasons, values, strict=True)])
-    below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}"))
+    below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}" if x else "0"))
     below.set_xlabel("percentage points")
     _legend(figure)
     words = ", ".join(f"{words} {_points(added)}" for words, added in story.reasons)

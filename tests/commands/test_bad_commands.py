@@ -20,6 +20,7 @@ JOBS = [
     "build_outcomes",
     "train_model",
     "evaluate_model",
+    "explain_scores",
     "score_users",
     "run_pipeline",
 ]

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.training.test_spark_scoring import _bundle
@@ -75,7 +76,7 @@ def test_parts_are_those_of_many_points(made: tuple[Manifest, object]) -> None:
 
 
 def test_average_members_are_those_of_their_tier(made: tuple[Manifest, object]) -> None:
-    """Against plain sums over the members and events of each tier."""
+    """Against plain sums over the members of each tier, and over their events at each place."""
     manifest = made[0]
     encoded = Encoded.of(ROWS, CONTRACT, manifest.encoding)
     found = Averages.of(ROWS, manifest, SETTINGS)
@@ -83,11 +84,20 @@ def test_average_members_are_those_of_their_tier(made: tuple[Manifest, object]) 
     for rank in range(3):
         members = [n for n in range(70) if RANK[n] == rank]
         np.testing.assert_allclose(found.aggregates[rank], encoded.aggregates[members].mean(axis=0), atol=1e-5)
-        newest = [k for n in members for k in range(max(ends[n] - 24, ends[n] - encoded.lengths[n]), ends[n])]
-        np.testing.assert_allclose(found.channels[rank], encoded.channels[newest].mean(axis=0), atol=1e-5)
-        for place, shares in enumerate(found.codes):
-            counts = np.bincount(encoded.codes[newest, place], minlength=shares.shape[1])
-            np.testing.assert_allclose(shares[rank], counts / len(newest), atol=1e-6)
+        for place in range(24):
+            events = [ends[n] - 1 - place for n in members if encoded.lengths[n] > place]
+            np.testing.assert_allclose(found.channels[rank, place], encoded.channels[events].mean(axis=0), atol=1e-5)
+            for q, shares in enumerate(found.codes):
+                counts = np.bincount(encoded.codes[events, q], minlength=shares.shape[2])
+                np.testing.assert_allclose(shares[rank, place], counts / len(events), atol=1e-6)
+
+
+def test_a_place_that_no_member_reaches_has_the_average_event(made: tuple[Manifest, object]) -> None:
+    short = ROWS.filter(pa.compute.less(pa.compute.list_value_length(ROWS["seq_age"]), 10))
+    found = Averages.of(short, made[0], SETTINGS.model_copy(update={"least_members": 1}))
+    assert np.abs(found.channels[0, 9:] - found.channels[0, 23]).max() == 0
+    assert np.abs(found.channels[0, 0] - found.channels[0, 23]).max() > 0.1
+    np.testing.assert_allclose(found.codes[0].sum(axis=2), 1, atol=1e-5)
 
 
 def test_a_tier_of_few_members_is_compared_with_the_average_of_all(made: tuple[Manifest, object]) -> None:

@@ -8,7 +8,7 @@ depend on the padding that follows. Only what mixes steps (pooling, convolution)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -89,8 +89,8 @@ class EventEmbedding(keras.layers.Layer):
         events = ops.where(present[:, :, None], joined, ops.zeros_like(joined))
         return events if self.between is None else self.between(events)
 
-    def average(self, channels: Any, shares: list[Any]) -> Any:
-        """The mean of embedded events [n, C + Q * size], by mean channels [n, C] and shares [n, V + 2] of the codes."""
+    def average(self, channels: Any, shares: Sequence[Any]) -> Any:
+        """Means of embedded events [.., C + Q * size], by mean channels [.., C] and shares [.., V + 2] of the codes."""
         tables = [ops.matmul(s, table.embeddings) for s, table in zip(shares, self.tables, strict=True)]
         return ops.concatenate([channels, *tables], axis=-1)
 
