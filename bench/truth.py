@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import os
 import shutil
 from pathlib import Path
@@ -24,16 +25,16 @@ from scipy.special import expit
 
 from features.pseudonyms import digest
 from features.session import open_session
-from jobs import explain_scores, run_pipeline
+from jobs import run_pipeline
 from jobs.job import Job
 from jobs.settings import load
 
 KEY = "a key for simulated members, and for nothing else"
-COHORTS, MEMBERS, APART = 6, 5_000, 60  # as-of dates, members of each, days between the dates
+COHORTS, MEMBERS, APART = 5, 3_000, 60  # as-of dates, members of each, days between the dates
 WINDOW, SILVER = 30, 100
 FIRST = dt.date(2024, 3, 1)
-CAUSES = {"events_visit", "active_days", "recency_days", "purchase_recency_days", "recent_visit", "recent_purchase"}
-"""Reasons that follow from the visits and from the time of the last purchase."""
+CAUSES = {"visit", "active_days", "recency_days", "purchase_recency_days", "recent_visit", "recent_purchase"}
+"""Reasons that follow from the visits of the last month and from the time of the last purchase."""
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -108,7 +109,7 @@ def settings(root: Path) -> dict[str, Any]:
         "tiers": {"window_days": WINDOW, "levels": [{"name": "base"}, {"name": "silver", "from": {"spend": SILVER}}]},
         "horizon": {"days": WINDOW},
         "training": {"as_of": [as_of(c) for c in range(COHORTS - 2)], "validation_as_of": as_of(COHORTS - 2)},
-        "evaluation": {"as_of": as_of(COHORTS - 1)},
+        "evaluation": {"as_of": as_of(COHORTS - 1), "challengers": []},
         "storage": {"root": str(root / "store")},
     }
 
@@ -129,7 +130,6 @@ def main() -> None:
     spark = open_session(chosen.spark.app_name, chosen.spark.master, chosen.spark.options)
     job = Job(chosen, spark, argparse.Namespace(as_of=[chosen.evaluation.as_of], since=None, where=None))
     run_pipeline.run(job)
-    explain_scores.run(job)
     given.page.write_text(page(truth, chosen.storage.base), encoding="utf-8")
 
 
@@ -140,21 +140,21 @@ def page(truth: pl.DataFrame, root: str) -> str:
     scores = pl.read_delta(f"{root}/tables/scores").select("user_id", "p_upgrade", "current_tier")
     found = known.join(scores, on="user_id", validate="1:1")
     assert (found["current_tier"] == "base").all()
-    reasons = pl.read_delta(f"{root}/tables/score_reasons").filter(pl.col("target") == "upgrade")
-    share = (
-        reasons.join(known, on="user_id")
-        .group_by("reason")
-        .agg(pl.col("contribution").abs().sum(), (pl.col("rank") == 1).sum().alias("first"))
-        .with_columns(pl.col("contribution") / pl.col("contribution").sum())
-        .sort("contribution", descending=True)
-    )
-    of_causes = share.filter(pl.col("reason").is_in(CAUSES))["contribution"].sum()
-    lines = []
-    for row in share.head(10).to_dicts():
-        mark = "**" if row["reason"] in CAUSES else ""
-        lines.append(f"| {mark}{row['reason']}{mark} | {row['contribution']:.3f} | {row['first']:,} |")
     forecast, true = found["p_upgrade"].to_numpy(), found["truth"].to_numpy()
     error, constant = np.abs(forecast - true), np.abs(true - true.mean()).mean()
+    reasons = pl.read_delta(f"{root}/tables/score_reasons").filter(pl.col("target") == "upgrade")
+    reasons = reasons.join(known, on="user_id").with_columns(cause=pl.col("reason").is_in(CAUSES))
+    share = reasons.group_by("reason", "cause").agg(
+        pl.col("contribution").abs().sum(), first=(pl.col("rank") == 1).sum()
+    )
+    share = share.with_columns(pl.col("contribution") / pl.col("contribution").sum())
+    of_causes, first = share.filter("cause").select("contribution", "first").sum().row(0)
+    report = json.loads(Path(f"{root}/reports/{as_of(COHORTS - 1)}.json").read_text(encoding="utf-8"))
+    lost = {reason["reason"]: np.mean(reason["losses"]) for reason in report["reasons"]}
+    lines = []
+    for row in share.sort("contribution", descending=True).head(10).to_dicts():
+        name = f"**{row['reason']}**" if row["cause"] else row["reason"]
+        lines.append(f"| {name} | {row['contribution']:.3f} | {row['first']:,} | {lost[row['reason']]:+.4f} |")
     return "\n".join(
         [
             "# Members whose truth is known",
@@ -169,11 +169,13 @@ def page(truth: pl.DataFrame, root: str) -> str:
             f"have {constant:.3f}. Correlation with the truth {np.corrcoef(forecast, true)[0, 1]:.3f}; mean forecast",
             f"{forecast.mean():.3f}, mean truth {true.mean():.3f}.",
             "",
-            "Reasons by their share of all contributions; those in bold follow from the true causes and hold",
-            f"{of_causes:.0%}:",
+            f"The weightiest reason follows from a true cause for {first / len(known):.0%} of these members. Reasons",
+            "by their share of all contributions that are kept; those in bold follow from the true causes and hold",
+            f"{of_causes:.0%}. The last column is the rise of the logloss where a reason's inputs are those of another",
+            "member of the tier (permutation importance).",
             "",
-            "| reason | share | weightiest for so many members |",
-            "|---|---|---|",
+            "| reason | share | weightiest for so many members | lost without it |",
+            "|---|---|---|---|",
             *lines,
             "",
         ]

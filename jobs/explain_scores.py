@@ -13,13 +13,16 @@ from features import delta, table_files, tables
 from features.errors import DateError
 from features.source import source_errors
 from jobs.job import Job, Run, main, parser, reconcile
+from jobs.reasons import reasons_of_sample, sample_of
+from jobs.reports import is_evaluated, write_forecast
+from training.attributions import Averages
 from training.bundle import check_fits, read_manifest
 from training.spark_explanations import explained
 
 ARGUMENTS = parser(
     "explain_scores",
     reads="scores and sequences of the as-of date, and the bundle that gave the scores.",
-    writes="score_reasons, in place of those of the date; runs.",
+    writes="score_reasons, in place of those of the date; reports/AS_OF.html unless it is evaluated; runs.",
     example="--config conf/complete_journey.yaml --config conf/local.yaml --as-of 2018-01-01 --where 'p_upgrade > 0.3'",
     as_of="required",
 )
@@ -34,11 +37,13 @@ def run(job: Job) -> None:
 
 
 def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> None:
-    """Write the reasons of one as-of date in one commit."""
+    """Write the reasons of one as-of date in one commit, and the report of a date whose outcomes are not known yet."""
     settings, uri = job.settings, job.uri("score_reasons")
     record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("scores", "sequences")}
-    scores = _scored(job, record, date)
+    scores = _of_date(job, record, "scores", date, "score_users")
+    sequences = _of_date(job, record, "sequences", date, "build_sequences")
     (version, of_scores), *_ = scores.select("model_version", "inputs_id").distinct().collect()
+    _check_sequences(job, record, date, of_scores)
     manifest = read_manifest(settings.storage.models, version)
     check_fits(manifest, settings.contract)
     record.model_version = version
@@ -54,10 +59,11 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
         members = chosen.count()
     if not members:
         raise DateError(f"no member scored as of {date} meets --where {where!r}")
-    sequences = delta.read(job.spark, job.uri("sequences"), record.versions["sequences"])
-    rows = sequences.where(delta.date_is("as_of_date", date)).join(chosen, "user_id", "left_semi")
+    some = sample_of(job, manifest, sequences)
+    averages = Averages.of(some, manifest, settings.explanation)
+    rows = sequences.join(chosen, "user_id", "left_semi")
     rows = rows.repartition(job.spark.sparkContext.defaultParallelism, "user_id")
-    reasons = explained(rows, settings.storage.models, manifest, settings.explanation).withColumns(
+    reasons = explained(rows, settings.storage.models, manifest, averages, settings.explanation).withColumns(
         {"as_of_date": f.lit(date), "model_version": f.lit(version), "inputs_id": f.lit(inputs)}
     )
     record.versions["score_reasons"] = delta.commit(
@@ -66,17 +72,25 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
     written = delta.read(job.spark, uri, record.versions["score_reasons"]).where(delta.date_is("as_of_date", date))
     record.counts = {"members": written.select("user_id").distinct().count(), "rows": written.count()}
     reconcile(f"members explained as of {date}", members, record.counts["members"])
+    if not is_evaluated(job, date):
+        write_forecast(job, manifest, scores, date, reasons_of_sample(job, manifest, some))
 
 
-def _scored(job: Job, record: Run, date: dt.date) -> DataFrame:
-    scores = delta.read(job.spark, job.uri("scores"), record.versions["scores"]).where(
-        delta.date_is("as_of_date", date)
-    )
-    sequences = delta.read(job.spark, job.uri("sequences"), record.versions["sequences"])
-    for name, rows, mend in (("scores", scores, "score_users"), ("sequences", sequences, "build_sequences")):
-        if rows.where(delta.date_is("as_of_date", date)).isEmpty():
-            raise DateError(f"there are no {name} as of {date} to explain: run {mend} for it first")
-    return scores
+def _of_date(job: Job, record: Run, table: str, date: dt.date, writer: str) -> DataFrame:
+    rows = delta.read(job.spark, job.uri(table), record.versions[table]).where(delta.date_is("as_of_date", date))
+    if rows.isEmpty():
+        raise DateError(f"there are no {table} as of {date} to explain: run {writer} for it first")
+    return rows
+
+
+def _check_sequences(job: Job, record: Run, date: dt.date, of_scores: str) -> None:
+    """Reasons must be those of the rows that were scored."""
+    found = table_files.inputs_at(job.uri("sequences"), record.versions["sequences"], date)
+    if {table_files.fingerprint(inputs) for inputs in found} != {of_scores.partition(".")[0]}:
+        raise DateError(
+            f"the sequences as of {date} are not those that were scored, because events came in or settings changed: "
+            "run build_sequences and score_users for it again"
+        )
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from features import delta, uri
+from jobs.reasons import reasons_with_losses
+from training import metrics
 from training.bundle import Manifest
 from training.drift import PREDICTED_TIER, Shift
 from training.fairness import Fairness
-from training.metrics import Comparison, Forecast, summarise_forecast
+from training.importance import Overall
+from training.metrics import Comparison, Forecast, Standing, summarise_forecast
 from training.report import ReportInputs, TierCard, render
 from training.spark_scoring import Forecasts, collect_scores
 
@@ -22,11 +26,18 @@ if TYPE_CHECKING:
     from jobs.job import Job
 
 
-def write_forecast(job: Job, manifest: Manifest, scores: DataFrame, date: dt.date) -> None:
+def is_evaluated(job: Job, date: dt.date) -> bool:
+    """Whether the page of a date shows how good its forecast was."""
+    return uri.exists(address(job, date, "json"))
+
+
+def write_forecast(
+    job: Job, manifest: Manifest, scores: DataFrame, date: dt.date, reasons: Overall | None = None
+) -> None:
     """The page of a date whose outcomes nobody knows yet."""
     probabilities, current = collect_scores(scores, manifest.contract, job.settings.evaluation.max_users)
     forecast = summarise_forecast(probabilities, current, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, None, scores.count())
+    _write(job, manifest, date, forecast, None, scores.count(), reasons)
 
 
 def write_evaluation(
@@ -39,10 +50,21 @@ def write_evaluation(
     fairness: Fairness | None,
 ) -> None:
     """The page and the JSON of an evaluated date; `known` is how many members have an outcome."""
-    forecast = summarise_forecast(forecasts.probabilities, forecasts.current_rank, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, comparison, known, fairness)
-    groups = {"fairness": fairness.to_dict()} if fairness else {}
-    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict(), **groups}
+    tiers, evaluation = manifest.contract.tiers, job.settings.evaluation
+    ranks = forecasts.current_rank
+    forecast = summarise_forecast(forecasts.probabilities, ranks, tiers)
+    standings = metrics.standings(
+        forecasts.probabilities, ranks, forecasts.outcome_rank, tiers,
+        evaluation.calibration_bins, evaluation.bootstrap_draws,
+    )  # fmt: skip
+    reasons = reasons_with_losses(job, manifest, date)
+    _write(job, manifest, date, forecast, comparison, known, reasons, standings, fairness)
+    further = {
+        "by_current_tier": [dataclasses.asdict(standing) for standing in standings],
+        "reasons": [dataclasses.asdict(reason) for reason in reasons.reasons] if reasons else [],
+        "fairness": fairness.to_dict() if fairness else None,
+    }
+    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict(), **further}
     uri.write_bytes(address(job, date, "json"), json.dumps(content, indent=1).encode())
 
 
@@ -58,6 +80,8 @@ def _write(
     forecast: Forecast,
     comparison: Comparison | None,
     known: int,
+    reasons: Overall | None = None,
+    standings: Sequence[Standing] = (),
     fairness: Fairness | None = None,
 ) -> None:
     settings = job.settings
@@ -77,12 +101,14 @@ def _write(
             **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
         },
         rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
-        notes=_notes(forecast, known),
+        notes=[*_notes(forecast, known), *(_without_reasons(date) if comparison and not reasons else [])],
         gate=manifest.verdict,
         judged_as_of=manifest.validation_date,
         fairness=fairness,
         drift=_drift(job, manifest, date),
         trained_tiers=manifest.profile.training.rows[PREDICTED_TIER][:-1] if manifest.profile else (),
+        reasons=reasons,
+        standings=standings,
     )
     uri.write_bytes(address(job, date), render(inputs).encode())
 
@@ -103,3 +129,9 @@ def _notes(forecast: Forecast, known: int) -> list[str]:
     if forecast.rows == known:
         return []
     return [f"Figures and plots stand on a sample of {forecast.rows:,} of {known:,} members."]
+
+
+def _without_reasons(date: dt.date) -> list[str]:
+    return [
+        f"Why members move is left out: the sequences as of {date} are missing or stale. Run build_sequences for it."
+    ]

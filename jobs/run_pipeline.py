@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pyspark.sql import functions as f
 
 from features import delta
-from jobs import build_outcomes, build_sequences, evaluate_model, ingest_events, score_users, train_model
+from jobs import (
+    build_outcomes,
+    build_sequences,
+    evaluate_model,
+    explain_scores,
+    ingest_events,
+    score_users,
+    train_model,
+)
 from jobs.job import Job, main, parser
 from jobs.reports import address
 
@@ -34,6 +42,7 @@ def run(job: Job) -> None:
     job.run_for(build_outcomes.run, learned)
     train_model.run(job)
     job.run_for(score_users.run, scored)
+    job.run_for(explain_scores.run, asked)
     job.run_for(evaluate_model.run, [settings.evaluation.as_of])
     job.say(summary(job, asked[-1]))
 

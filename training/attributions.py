@@ -1,258 +1,339 @@
 """Why a member's chance to move is what it is: integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
-A member is compared with an average one of the same tier: aggregates at their mean, and as many events, each at the
-mean of the numeric channels and without a category. On the straight way from there to the member the slopes of the
-probability add up to the difference of the two probabilities, each input's part of it being its attribution. Parts are
-added up to reasons: an aggregate over all its windows, and the events of a type, recent or earlier.
+A member is compared with an average one of the same tier: the tier's average aggregates, and as many events as the
+member has, the newest like the tier's average newest one, the one before like the average one before, and so on. On the
+straight way from there to the member the slopes of the probability add up to the difference of the two probabilities,
+each input's part of it being its attribution. Parts are added up to reasons, see `training.reasons`.
 
 Imported where a network is loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from features.contract import AGE
 from training.bundle import Manifest
+from training.reasons import (
+    TARGETS,
+    UPGRADE,
+    Attributions,
+    able,
+    aggregate_reasons,
+    allowed,
+    current_ranks,
+    events_by_reason,
+    inputs_of,
+    reason_of,
+    reasons_of,
+)
 from training.settings import ExplanationSettings
-from training.tensors import FIRST_CODE, TIER_RANK, Array, Encoded, Tensors, column
+from training.tensors import FIRST_CODE, Array, Encoded, trimmed
 
-UPGRADE, DOWNGRADE = "upgrade", "downgrade"
-TARGETS = (UPGRADE, DOWNGRADE)
-EVENT_TYPE = "event_type"
-_DAY = 86_400
-_WINDOW = re.compile(r"(_\d+d)+$")
 _SMALLEST = 1e-12
-_TOLERANCE, _LEAST_DIFFERENCE = 0.02, 0.005
-"""Attributions may miss the difference by this share of it; differences below half a percentage point count as that."""
+_TRIM = 16
+"""Members of a call are padded to a multiple of this many events."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributions:
-    """Attributions of n members.
+class Averages:
+    """What members of each current tier have on average, as inputs of a network; K tiers, W places of events.
+
+    Places are counted from the newest event, which has place 0.
 
     Attributes:
-        names: G reasons.
-        parts: by target [n, G], in probability.
-        probability: by target [n], of the members.
-        average: by target [n], of the average members they are compared with.
+        aggregates: [K, A].
+        channels: [K, W, C], of an event at each place.
+        codes: of each categorical channel [K, W, V + 2], the share of events with each code.
     """
 
-    names: tuple[str, ...]
-    parts: dict[str, Array]
-    probability: dict[str, Array]
-    average: dict[str, Array]
+    aggregates: Array
+    channels: Array
+    codes: tuple[Array, ...]
 
-    def unexplained(self, target: str) -> Array:
-        """[n] what the parts miss of the difference; see Sundararajan et al., proposition 1."""
-        return np.asarray(self.probability[target] - self.average[target] - self.parts[target].sum(axis=1))
+    @property
+    def id(self) -> str:
+        """Hexadecimal digits that tell them from others."""
+        return hashlib.sha256(b"".join(x.tobytes() for x in (self.aggregates, self.channels, *self.codes))).hexdigest()
 
-    def incomplete(self) -> Array:
-        """[n] whether the parts of a target miss more than 2 % of the difference."""
-        missed = np.zeros(len(self.probability[UPGRADE]), bool)
-        for target in TARGETS:
-            allowed = _TOLERANCE * np.maximum(
-                np.abs(self.probability[target] - self.average[target]), _LEAST_DIFFERENCE
-            )
-            missed |= np.abs(self.unexplained(target)) > allowed
-        return missed
+    @classmethod
+    def of(cls, rows: pa.Table, manifest: Manifest, settings: ExplanationSettings) -> Averages:
+        """Averages of some members; a tier with too few of them gets those of all tiers together.
+
+        Args:
+            rows: of `sequences`.
+            manifest: of the bundle.
+            settings: how many members of a tier are enough.
+        """
+        encoded, width = Encoded.of(rows, manifest.contract, manifest.encoding), _width(manifest)
+        tensors = encoded.padded(np.arange(rows.num_rows), width)
+        mask = tensors["mask"]
+        member = encoded.tier.T.astype(np.float64)
+        member[member.sum(axis=1) < settings.least_members] = 1
+        kept = mask.sum(axis=1)
+        event, place = np.repeat(member, kept, axis=1), (kept[:, None] - 1 - np.arange(width))[mask]
+        channels, codes = tensors["channels"][mask], tensors["codes"][mask]
+        vocabularies = enumerate(manifest.encoding.vocabulary.values())
+        return cls(
+            np.asarray(member @ encoded.aggregates / np.maximum(member.sum(axis=1, keepdims=True), 1), np.float32),
+            _by_place(event, place, width, [(0, 1, values) for values in channels.T]),
+            tuple(
+                _by_place(event, place, width, [(codes[:, q], FIRST_CODE + len(words), 1.0)])
+                for q, words in vocabularies
+            ),
+        )
+
+
+def _by_place(weights: Array, place: Array, width: int, parts: Sequence[tuple[Any, int, Any]]) -> Array:
+    """[K, W, X] weighted means by place; at a place without events those of all places.
+
+    Args:
+        weights: [K, n] of events.
+        place: [n] of each event.
+        width: W.
+        parts: columns of the answer: their number, and of each event the column that it counts for and how much.
+    """
+
+    def sums(of: Array) -> Array:
+        columns = [
+            np.bincount(place * size + at, of * values, width * size).reshape(width, size) for at, size, values in parts
+        ]
+        return np.concatenate(columns, axis=1)
+
+    totals = np.stack([sums(of) for of in weights])
+    counts = np.stack([np.bincount(place, of, width) for of in weights])[:, :, None]
+    of_all = totals.sum(axis=1, keepdims=True) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.asarray(np.where(counts > 0, totals / np.maximum(counts, 1), of_all), np.float32)
+
+
+def _width(manifest: Manifest) -> int:
+    from training.loop import tensor_width
+
+    return tensor_width(manifest.model, manifest.contract)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    """P pieces of the ways from average members to members, each integrated by itself.
+
+    Attributes:
+        member: [P] whose way.
+        start: [P] share of the way where it begins.
+        end: [P] where it ends.
+        before: [P] the probability at its beginning.
+        after: [P] at its end.
+        by_aggregate: [P, A] what the aggregates add between the two.
+        by_event: [P, W] what the events add.
+    """
+
+    member: Array
+    start: Array
+    end: Array
+    before: Array
+    after: Array
+    by_aggregate: Array
+    by_event: Array
+
+    def __getitem__(self, chosen: Array) -> _Pieces:
+        return _Pieces(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Pieces]) -> _Pieces:
+        """The pieces of all parts."""
+        return cls(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in dataclasses.fields(cls)))
+
+    def wrong(self, members: int) -> Array:
+        """[P] which pieces to cut: those that miss the most, of the members whose parts do not add up."""
+
+        def of_members(values: Array | None) -> Array:
+            return np.bincount(self.member, values, members)
+
+        missed = self.after - self.before - self.by_aggregate.sum(axis=1) - self.by_event.sum(axis=1)
+        bearable = allowed(of_members(self.after - self.before))
+        incomplete = np.abs(of_members(missed)) > bearable
+        return incomplete[self.member] & (np.abs(missed) > (bearable / np.maximum(of_members(None), 1))[self.member])
 
 
 class Explainer:
-    """A loaded network whose slopes can be taken at its embedded events and aggregates."""
+    """A loaded network whose slopes can be taken at its aggregates and wherever it embeds events."""
 
-    def __init__(self, model: Any, manifest: Manifest, settings: ExplanationSettings, rows: int) -> None:
-        """Cut the network behind its embedding.
+    def __init__(
+        self, model: Any, manifest: Manifest, averages: Averages, settings: ExplanationSettings, rows: int
+    ) -> None:
+        """Find the places where the network embeds events.
 
         Args:
             model: of the bundle.
             manifest: of the bundle.
+            averages: what members are compared with.
             settings: points, and what counts as recent.
-            rows: members of one call; further ones are calls of their own.
+            rows: rows of one call of the network.
         """
         import tensorflow as tf
 
-        from training.loop import tensor_width
-        from training.models.ensemble import members_of
-
-        self._manifest, self._settings, self._rows = manifest, settings, rows
-        self._width = tensor_width(manifest.model, manifest.contract)
-        self._parts = [_cut(member) for member in members_of(model)]
-        calibration = manifest.calibration
-        self._scales = tf.constant(calibration.scales, tf.float32)
-        self._shifts = tf.constant(calibration.shifts, tf.float32)
-        self._slopes = tf.function(self._slopes_at, autograph=False, reduce_retracing=True)
-        self.names = (*_aggregate_reasons(manifest), *_event_reasons(manifest))
+        self._model, self._manifest, self._settings, self._rows = model, manifest, settings, rows
+        self._averages = Averages(*(tf.nest.map_structure(tf.constant, x) for x in dataclasses.astuple(averages)))
+        self._scales = tf.constant(manifest.calibration.scales, tf.float32)
+        self._shifts = tf.constant(manifest.calibration.shifts, tf.float32)
+        self._width, self._embeddings = _width(manifest), list(_embeddings(model))
+        tensors = {n: tf.TensorSpec([None, *model.input[n].shape[1:]], model.input[n].dtype) for n in model.input}
+        signature = [tensors, tf.TensorSpec([], tf.bool), tf.TensorSpec([None], tf.float32)]
+        self._chance = tf.function(self._chance_at, input_signature=signature, autograph=False)
+        self._slope = tf.function(self._slope_at, input_signature=signature, autograph=False)
+        self.names = reasons_of(manifest)
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Attributions:
-        """Attributions of n rows of `sequences`; more points are taken for the rows whose parts do not add up."""
-        found = self._attributed(rows, self._settings.points)
-        points = self._settings.points
-        while (missed := np.flatnonzero(found.incomplete())).size and points < self._settings.most_points:
-            points = min(points * 4, self._settings.most_points)
-            again = self._attributed(
-                pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows, points, missed
-            )
-            for target in TARGETS:
-                found.parts[target][missed] = again.parts[target]
+        """Attributions of n rows of `sequences`."""
+        encoded = Encoded.of(rows, self._manifest.contract, self._manifest.encoding)
+        reasons = events_by_reason(rows, encoded, self._manifest, self._settings.recent_days)
+        labelled = dataclasses.replace(encoded, codes=np.append(reasons, 0)[:, None])
+        found, rank = self._nothing(rows.num_rows), current_ranks(rows)
+        for target in TARGETS:
+            members = np.flatnonzero(able(rank, len(self._manifest.contract.tiers), target))
+            members = members[np.argsort(encoded.lengths[members], kind="stable")]  # similar lengths, little padding
+            for first in range(0, len(members), self._rows):
+                some = members[first : first + self._rows]
+                width = trimmed(self._width, encoded.lengths[some], _TRIM)
+                pieces = self._integrated(encoded, some, width, target == UPGRADE)
+                groups = labelled.padded(some[pieces.member], width)["codes"][:, :, 0]
+                self._add(pieces, some, groups, target, found)
         return found
 
-    def _attributed(self, rows: pa.Table | pa.RecordBatch, points: int, chosen: Array | None = None) -> Attributions:
-        rows = rows if chosen is None else rows.take(pa.array(chosen))
-        encoded = Encoded.of(rows, self._manifest.contract, self._manifest.encoding)
-        recent = _recent(rows, encoded, self._settings.recent_days)
-        parts = [
-            self._of_members(encoded, recent, np.arange(start, min(start + self._rows, rows.num_rows)), points)
-            for start in range(0, rows.num_rows, self._rows)
-        ]
-        joined = [{target: np.concatenate([part[k][target] for part in parts]) for target in TARGETS} for k in range(3)]
-        return Attributions(self.names, *joined)
+    def _nothing(self, n: int) -> Attributions:
+        """Attributions of n members who cannot move."""
+        shapes = (len(self.names),), (self._width,), (), ()
+        return Attributions(self.names, *({target: np.zeros((n, *shape)) for target in TARGETS} for shape in shapes))
 
-    def _of_members(self, encoded: Encoded, recent: Array, members: Array, points: int) -> tuple[dict[str, Array], ...]:
-        tensors = encoded.padded(members, self._width)
-        events = [
-            embedding(tensors["channels"], codes=tensors["codes"], present=tensors["mask"])
-            for embedding, _ in self._parts
-        ]
-        places, weights = np.polynomial.legendre.leggauss(points)
-        shares = [0.0, 1.0, *((places + 1) / 2)]
-        slopes = [
-            self._slopes(events, tensors["mask"], tensors["aggregates"], tensors["tier"], s)
-            for s in map(np.float32, shares)
-        ]
-        average, own = (
-            {t: p.numpy().astype(np.float64) for t, p in zip(TARGETS, slopes[k][0], strict=True)} for k in (0, 1)
-        )
-        groups = self._event_groups(encoded, recent, members, tensors)
-        parts = {}
-        for k, target in enumerate(TARGETS):
-            by_aggregate, by_event = (
-                sum(
-                    w / 2 * slope[side][k].numpy().astype(np.float64)
-                    for w, slope in zip(weights, slopes[2:], strict=True)
-                )
-                for side in (1, 2)
-            )
-            parts[target] = self._grouped(by_aggregate, by_event, groups)
-        return parts, own, average
+    def _add(self, pieces: _Pieces, members: Array, groups: Array, target: str, found: Attributions) -> None:
+        """Add up the pieces of some members' ways."""
+        of = members[pieces.member]
+        np.add.at(found.parts[target], of, self._grouped(pieces.by_aggregate, pieces.by_event, groups))
+        np.add.at(found.events[target][:, : pieces.by_event.shape[1]], of, pieces.by_event)
+        first, last = pieces.start == 0, pieces.end == 1
+        found.average[target][of[first]], found.probability[target][of[last]] = pieces.before[first], pieces.after[last]
 
-    def _slopes_at(self, events: Any, mask: Any, aggregates: Any, tier: Any, share: Any) -> Any:
-        """Both probabilities [n] at a share of the way, and of each the attribution rates by aggregate and by event."""
+    def _integrated(self, encoded: Encoded, members: Array, width: int, up: bool) -> _Pieces:
+        """The ways of some members, each cut where its parts do not add up to the difference."""
+        ends = np.linspace(0, 1, self._settings.pieces + 1)
+        who = np.arange(len(members)).repeat(self._settings.pieces)
+        start, end = np.tile(ends[:-1], len(members)), np.tile(ends[1:], len(members))
+        pieces = self._pieces(encoded, members, width, up, who, start, end)
+        for _ in range(self._settings.most_cuts):
+            wrong = pieces.wrong(len(members))
+            if not wrong.any():
+                break
+            cut = pieces[wrong]
+            middle = (cut.start + cut.end) / 2
+            halves = [
+                self._pieces(encoded, members, width, up, cut.member, *span)
+                for span in ((cut.start, middle), (middle, cut.end))
+            ]
+            pieces = _Pieces.joined([pieces[~wrong], *halves])
+        return pieces
+
+    def _pieces(
+        self, encoded: Encoded, members: Array, width: int, up: bool, who: Array, start: Array, end: Array
+    ) -> _Pieces:
+        """Pieces of the ways of `members[who]`, each by Gauss and Legendre's rule."""
+        places, weights = np.polynomial.legendre.leggauss(self._settings.points)
+        parts = []
+        for first in range(0, len(who), self._rows):
+            of, a, b = (values[first : first + self._rows] for values in (who, start, end))
+            tensors = encoded.padded(members[of], width)
+            before, after = (self._chance(tensors, up, share.astype(np.float32)).numpy() for share in (a, b))
+            by_aggregate, by_event = np.zeros((len(of), encoded.aggregates.shape[1])), np.zeros((len(of), width))
+            for place, weight in zip(places, weights, strict=True):
+                share = (a + (b - a) * (place + 1) / 2).astype(np.float32)
+                for sums, rates in zip((by_aggregate, by_event), self._slope(tensors, up, share), strict=True):
+                    sums += rates.numpy() * (weight * (b - a) / 2)[:, None]
+            parts.append(_Pieces(of, a, b, before.astype(np.float64), after.astype(np.float64), by_aggregate, by_event))
+        return _Pieces.joined(parts)
+
+    def _chance_at(self, tensors: dict[str, Any], up: Any, share: Any) -> Any:
+        """The probability [n] of moving up, or else down, at a share [n] of each row's way."""
+        return self._on_the_way(tensors, up, share)[0]
+
+    def _slope_at(self, tensors: dict[str, Any], up: Any, share: Any) -> Any:
+        """What each aggregate [n, A] and event [n, W] adds to it there, per unit of the share."""
         import tensorflow as tf
 
-        at_events, at_aggregates = [embedded * share for embedded in events], aggregates * share
+        with tf.GradientTape() as tape:
+            chance, points, ways = self._on_the_way(tensors, up, share, tape)
+        rates = tape.gradient(chance, points, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        by_aggregate, *by_event = [rate * way for rate, way in zip(rates, ways, strict=True)]
+        return by_aggregate, tf.add_n([tf.reduce_sum(of, axis=-1) for of in by_event])
+
+    def _on_the_way(
+        self, tensors: dict[str, Any], up: Any, share: Any, tape: Any = None
+    ) -> tuple[Any, list[Any], list[Any]]:
+        """The probability at a share of each row's way; the points there, aggregates first, and the ways to them."""
+        import tensorflow as tf
+
+        tier, mask = tensors["tier"], tensors["mask"]
+        places = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=True, exclusive=True)
+        of_event = tf.stack([tf.broadcast_to(tf.argmax(tier, 1, tf.int32)[:, None], tf.shape(places)), places], axis=-1)
+        points, ways = list[Any](), list[Any]()
+
+        def between(average: Any, own: Any) -> Any:
+            ways.append(own - average)
+            points.append(average + tf.reshape(share, [-1] + [1] * (len(own.shape) - 1)) * ways[-1])
+            if tape is not None:
+                tape.watch(points[-1])
+            return points[-1]
+
+        def of_layer(layer: Any) -> Callable[[Any], Any]:
+            average = layer.average(self._averages.channels, self._averages.codes)
+            return lambda own: between(tf.where(mask[:, :, None], tf.gather_nd(average, of_event), 0.0), own)
+
+        aggregates = between(tf.matmul(tier, self._averages.aggregates), tensors["aggregates"])
+        with _between(self._embeddings, of_layer):
+            p = self._model({**tensors, "aggregates": aggregates}, training=False)["tier"]
+        return self._moving(p, tier, up), points, ways
+
+    def _moving(self, p: Any, tier: Any, up: Any) -> Any:
+        """The calibrated probability [n] of moving up, or else down, of the network's p [n, K]."""
+        import tensorflow as tf
+
+        logs = tf.math.log(tf.maximum(p, _SMALLEST))
+        p = tf.nn.softmax(logs * tf.linalg.matvec(tier, self._scales)[:, None] + tf.matmul(tier, self._shifts))
         ranks = tf.range(tier.shape[1], dtype=tf.float32)[None, :]
         now = tf.reduce_sum(tier * ranks, axis=1, keepdims=True)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch([at_events, at_aggregates])
-            answers = [
-                rest([embedded, mask, at_aggregates, tier], training=False)
-                for (_, rest), embedded in zip(self._parts, at_events, strict=True)
-            ]
-            p = tf.add_n(answers) / len(answers)
-            logs = tf.math.log(tf.maximum(p, _SMALLEST))
-            mended = tf.nn.softmax(logs * tf.linalg.matvec(tier, self._scales)[:, None] + tf.matmul(tier, self._shifts))
-            chances = [tf.reduce_sum(tf.where(side, mended, 0.0), axis=1) for side in (ranks > now, ranks < now)]
-        rates = [
-            tape.gradient(chance, [at_events, at_aggregates], unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            for chance in chances
-        ]
-        by_aggregate = [rate[1] * aggregates for rate in rates]
-        by_event = [
-            tf.add_n([tf.reduce_sum(r * e, axis=-1) for r, e in zip(rate[0], events, strict=True)]) for rate in rates
-        ]
-        return chances, by_aggregate, by_event
-
-    def _event_groups(self, encoded: Encoded, recent: Array, members: Array, tensors: Tensors) -> Array:
-        """[n, W] reason of each event, counted from the first of the events."""
-        place = list(self._manifest.encoding.vocabulary).index(EVENT_TYPE)
-        kinds = len(self._manifest.encoding.vocabulary[EVENT_TYPE])
-        kind = np.clip(tensors["codes"][:, :, place] - FIRST_CODE, -1, kinds - 1)
-        kind = np.where(kind < 0, kinds, kind)  # types that training did not know share the last reason
-        flags = dataclasses.replace(encoded, codes=recent[:, None]).padded(members, self._width)["codes"][:, :, 0]
-        return np.asarray(2 * kind + (flags == 0))
+        return tf.reduce_sum(tf.where(tf.where(up, ranks > now, ranks < now), p, 0.0), axis=1)
 
     def _grouped(self, by_aggregate: Array, by_event: Array, groups: Array) -> Array:
         """[n, G] parts by reason from those by input [n, A] and event [n, W]."""
-        reasons = _aggregate_reasons(self._manifest)
-        of_input = np.eye(len(reasons))[[reasons.index(_reason(name)) for name in _inputs(self._manifest)]]
+        reasons = aggregate_reasons(self._manifest)
+        of_input = np.eye(len(reasons))[[reasons.index(reason_of(name)) for name in inputs_of(self._manifest)]]
         n, of_events = len(by_event), len(self.names) - len(reasons)
         place = (np.arange(n)[:, None] * of_events + groups).ravel()
         summed = np.bincount(place, weights=by_event.ravel(), minlength=n * of_events)
         return np.concatenate([by_aggregate @ of_input, summed.reshape(n, of_events)], axis=1)
 
 
-def _cut(network: Any) -> tuple[Any, Any]:
-    """A network's embedding of events, and the rest of it: from these, mask, aggregates and tier to probabilities."""
-    import keras
-
+def _embeddings(model: Any) -> Iterator[Any]:
+    """Every layer that embeds events, in a network or in the networks inside it."""
     from training.models.layers import EventEmbedding
 
-    (embedding,) = [layer for layer in network.layers if isinstance(layer, EventEmbedding)]
-    taken = [embedding.output, *(network.input[n] for n in ("mask", "aggregates", "tier"))]
-    return embedding, keras.Model(taken, network.output["tier"])
+    for layer in model.layers:
+        if isinstance(layer, EventEmbedding):
+            yield layer
+        elif hasattr(layer, "layers"):
+            yield from _embeddings(layer)
 
 
-def _inputs(manifest: Manifest) -> list[str]:
-    """The aggregates' names, and again of those whose nulls are indicated."""
-    return [*manifest.contract.aggregates, *manifest.encoding.indicated]
-
-
-def _reason(aggregate: str) -> str:
-    return _WINDOW.sub("", aggregate)
-
-
-def _aggregate_reasons(manifest: Manifest) -> list[str]:
-    return list(dict.fromkeys(map(_reason, _inputs(manifest))))
-
-
-def _event_reasons(manifest: Manifest) -> list[str]:
-    kinds = [*manifest.encoding.vocabulary[EVENT_TYPE], "other_event"]
-    return [f"{when}_{kind}" for kind in kinds for when in ("recent", "earlier")]
-
-
-def _recent(rows: pa.Table | pa.RecordBatch, encoded: Encoded, days: int) -> Array:
-    """[events + 1] int32 1 for an event of the last days; the last is the padding's."""
-    ages = column(rows, AGE).flatten().to_numpy(zero_copy_only=False)
-    assert len(ages) + 1 == len(encoded.codes)
-    return np.append(ages <= days * _DAY, False).astype(np.int32)
-
-
-def explain_rows(rows: pa.Table, found: Attributions, tiers: int, most: int, wording: Callable[[str], str]) -> pa.Table:
-    """The reasons of each member and target, weightiest first: columns of `score_reasons` but for the dates and ids.
-
-    Args:
-        rows: n rows, with `user_id` and the current tier's rank.
-        found: their attributions.
-        tiers: K; nobody moves up from the last, or down from the first.
-        most: reasons of a member and target.
-        wording: reason to words.
-    """
-    users, rank = rows["user_id"], column(rows, TIER_RANK).to_numpy(zero_copy_only=False)
-    words, parts = pa.array([wording(name) for name in found.names]), []
-    for target, able in ((UPGRADE, rank < tiers - 1), (DOWNGRADE, rank > 0)):
-        members = np.flatnonzero(able)
-        weightiest = np.argsort(-np.abs(found.parts[target][members]), axis=1, kind="stable")[:, :most]
-        member, reason = np.repeat(members, weightiest.shape[1]), weightiest.ravel()
-        parts.append(
-            pa.table(
-                {
-                    "user_id": users.take(pa.array(member)),
-                    "target": pa.repeat(target, len(reason)),
-                    "rank": pa.array(np.tile(np.arange(1, weightiest.shape[1] + 1), len(members)), pa.int32()),
-                    "reason": pa.array(found.names).take(pa.array(reason)),
-                    "wording": words.take(pa.array(reason)),
-                    "contribution": pa.array(found.parts[target][member, reason]),
-                    "probability": pa.array(found.probability[target][member]),
-                    "average_probability": pa.array(found.average[target][member]),
-                    "unexplained": pa.array(found.unexplained(target)[member]),
-                }
-            )
-        )
-    return pa.concat_tables(parts)
+@contextlib.contextmanager
+def _between(layers: Sequence[Any], of_layer: Callable[[Any], Callable[[Any], Any]]) -> Iterator[None]:
+    """While the network is called, put a function between each of the layers and what follows it."""
+    for layer in layers:
+        layer.between = of_layer(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.between = None

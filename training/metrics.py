@@ -41,6 +41,9 @@ SCORE_BINS = 20
 GAIN_POINTS = 101
 """Points of a gain curve: one for each per cent of the members contacted."""
 
+_Z = 1.959964
+"""Half the width of a 95 % interval, in standard deviations of a normal distribution."""
+
 ROW_SUM_TOLERANCE = 1e-5
 """How far a row of probabilities may be from 1: float32 softmax stays within 1e-6."""
 
@@ -87,6 +90,33 @@ class ReliabilityCurve:
         """Mean distance between forecast and reality over the bins, weighted by rows."""
         gaps = np.abs(np.subtract(self.predicted, self.observed))
         return float(np.average(gaps, weights=self.rows))
+
+    def intervals(self) -> list[tuple[float, float]]:
+        """95 % interval of each observed share, by its score test (Wilson 1927)."""
+        n, share = np.asarray(self.rows, np.float64), np.asarray(self.observed)
+        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+        return list(zip((middle - half).tolist(), (middle + half).tolist(), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How far the forecasts for the members of one current tier can be trusted.
+
+    Attributes:
+        tier: current tier.
+        members: in it.
+        calibration_error: as in `Evaluation`, over these members.
+        interval: 95 % of the error, by the basic bootstrap, which takes out what resampling adds to it; None without
+            draws.
+        reliability: one curve an outcome tier.
+    """
+
+    tier: str
+    members: int
+    calibration_error: float
+    interval: tuple[float, float] | None
+    reliability: tuple[ReliabilityCurve, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +312,7 @@ def evaluate(
     predicted, labels = predicted_ranks(p), np.arange(len(tiers))
     up, down = movement_probabilities(p, now)
     can_rise, can_fall, rose, fell = now < len(tiers) - 1, now > 0, truth > now, truth < now
-    curves = tuple(reliability_curve(p[:, rank], truth == rank, bins) for rank in labels)
+    curves = _curves(p, truth, bins)
     macro = precision_recall_fscore_support(truth, predicted, average="macro", zero_division=0.0)
     return Evaluation(
         tiers=tuple(tiers),
@@ -294,7 +324,7 @@ def evaluate(
         logloss=float(log_loss(truth, p, labels=labels)),
         kappa=_kappa(truth, predicted, labels),
         brier=float(brier_score_loss(truth, p, labels=labels, scale_by_half=False)),
-        calibration_error=float(np.mean([curve.error for curve in curves])),
+        calibration_error=_error(curves),
         upgrade_auc=_auc(up[can_rise], rose[can_rise]),
         downgrade_auc=_auc(down[can_fall], fell[can_fall]),
         per_tier=_tier_scores(truth, predicted, tiers, curves),
@@ -358,6 +388,49 @@ class Judged:
         places = np.stack([_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
         truth = _checked_ranks(self.outcome, "outcome", *p.shape)
         return bootstrap.Figures.of(p, movement_probabilities(p, now), now, truth, places)
+
+
+def standings(
+    probabilities: npt.ArrayLike,
+    current: npt.ArrayLike,
+    outcome: npt.ArrayLike,
+    tiers: Sequence[str],
+    bins: int = BINS,
+    draws: int = 0,
+) -> tuple[Standing, ...]:
+    """The calibration of each current tier that has members; raises ValueError as `evaluate` does.
+
+    Args:
+        probabilities: [n, K].
+        current: [n] ranks.
+        outcome: [n] ranks.
+        tiers: names, lowest first.
+        bins: of the calibration error.
+        draws: bootstrap samples behind each interval; 0: no intervals.
+    """
+    p, now = _checked(probabilities, current, len(tiers))
+    truth, chance = _checked_ranks(outcome, "outcome", *p.shape), np.random.default_rng(0)
+
+    def standing(tier: str, p: Floats, truth: Ranks) -> Standing:
+        curves = _curves(p, truth, bins)
+        error, interval = _error(curves), None
+        if draws:
+            drawn = (chance.integers(0, len(p), len(p)) for _ in range(draws))
+            errors = [_error(_curves(p[rows], truth[rows], bins)) for rows in drawn]
+            low, high = np.maximum(2 * error - np.quantile(errors, [0.975, 0.025]), 0).tolist()
+            interval = (low, high)
+        return Standing(tier, len(p), error, interval, curves)
+
+    members = [now == rank for rank in range(len(tiers))]
+    return tuple(standing(tier, p[rows], truth[rows]) for tier, rows in zip(tiers, members, strict=True) if rows.any())
+
+
+def _curves(probabilities: Floats, outcome: Ranks, bins: int) -> tuple[ReliabilityCurve, ...]:
+    return tuple(reliability_curve(p, outcome == rank, bins) for rank, p in enumerate(probabilities.T))
+
+
+def _error(curves: Sequence[ReliabilityCurve]) -> float:
+    return float(np.mean([curve.error for curve in curves]))
 
 
 def differences(dates: Sequence[Judged], bins: int, draws: int) -> dict[str, bootstrap.Intervals]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from training.importance import ReasonWeights, Story
 from training.metrics import Counts, GainCurve, ReliabilityCurve
+from training.reasons import DOWNGRADE, UPGRADE
 
 INK, MUTED, RULE, ACCENT = "#1f2a37", "#667085", "#d8dee6", "#2f6f9f"
+MOVES = {UPGRADE: "moving up", DOWNGRADE: "moving down"}
 
 _SCALE = ("#aebccb", "#6c9ac4", "#2f6f9f", "#3d9a8b", "#e3a53a", "#c8553d")
 _PICKS = {2: (0, 4), 3: (0, 2, 4), 4: (0, 1, 2, 4), 5: (0, 1, 2, 3, 4), 6: (0, 1, 2, 3, 4, 5)}
@@ -175,11 +179,16 @@ def confusion(counts: Counts, tiers: Sequence[str]) -> Picture:
 
 @_styled
 def reliability(curves: Mapping[str, ReliabilityCurve], colours: Sequence[str], what: str) -> Picture:
-    """Observed share against forecast probability, one line a curve, with the diagonal of a perfect forecast."""
+    """Observed share against forecast probability, one line a curve, with the diagonal of a perfect forecast.
+
+    Thin lines are the 95 % intervals of the observed shares.
+    """
     figure, axes = _figure(height=4.2)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
     for (name, curve), colour in zip(curves.items(), colours, strict=True):
-        axes.plot(curve.predicted, curve.observed, color=colour, linewidth=1.8, zorder=3)
+        low, high = zip(*curve.intervals(), strict=True)
+        axes.vlines(curve.predicted, low, high, color=colour, linewidth=1.2, alpha=0.45, zorder=2)
+        axes.plot(curve.predicted, curve.observed, color=colour, linewidth=1.4, zorder=3)
         axes.scatter(curve.predicted, curve.observed, s=18, color=colour, zorder=3, label=_short(name))
     highest = max(max(curve.predicted + curve.observed) for curve in curves.values())
     _percent_axes(axes, min(1.03, highest * 1.08 + 0.01))
@@ -287,6 +296,100 @@ def training_pace(epochs: Sequence[float], series: Mapping[str, Sequence[float]]
     return _picture(figure, f"Training by epoch: {spans}.")
 
 
+@_styled
+def reason_directions(reasons: Sequence[ReasonWeights], target: str) -> Picture:
+    """What much and little of each reason adds to a chance, in percentage points: a pale and a full dot each."""
+    figure, axes = _figure(height=0.9 + 0.42 * len(reasons))
+    for place, reason in enumerate(reasons):
+        weight = reason.targets[target]
+        if weight.little is None or weight.much is None:
+            continue
+        ends = [100 * weight.little, 100 * weight.much]
+        axes.plot(ends, [place, place], color=RULE, linewidth=3, zorder=1, solid_capstyle="round")
+        axes.scatter(ends[:1], [place], s=44, color=_SCALE[0], zorder=3, label=None if place else "least of it")
+        axes.scatter(ends[1:], [place], s=44, color=ACCENT, zorder=3, label=None if place else "most of it")
+    axes.axvline(0, color=MUTED, linewidth=1, zorder=0)
+    _words_above(axes, [reason.wording for reason in reasons])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}" if x else "0"))
+    axes.set_xlabel("percentage points, against the average member of the tier")
+    _legend(figure)
+    words = "; ".join(
+        f"{r.wording}: {_points(w.much)} with most of it, {_points(w.little)} with least"
+        for r in reasons
+        if (w := r.targets[target]).much is not None
+    )
+    return _picture(figure, f"What reasons add to the chance of {MOVES[target]}. {words}.")
+
+
+@_styled
+def reason_losses(reasons: Sequence[ReasonWeights]) -> Picture:
+    """By how much the logloss rises without each reason: the mean as a bar, least and most as a line."""
+    figure, axes = _figure(height=0.9 + 0.42 * len(reasons))
+    for place, reason in enumerate(reasons):
+        axes.barh(place, reason.loss or 0, height=0.3, color=ACCENT, zorder=2)
+        axes.plot([min(reason.losses), max(reason.losses)], [place, place], color=INK, linewidth=1.2, zorder=3)
+    axes.axvline(0, color=MUTED, linewidth=1, zorder=0)
+    _words_above(axes, [reason.wording for reason in reasons])
+    axes.set_xlabel("rise of the logloss")
+    words = ", ".join(f"{reason.wording} {reason.loss:.4f}" for reason in reasons)
+    return _picture(figure, f"Rise of the logloss where a reason is taken from another member: {words}.")
+
+
+@_styled
+def timeline(story: Story) -> Picture:
+    """A member's events by what each adds to the chance, over time, and below it the weightiest reasons as bars."""
+    figure = Figure(figsize=(_WIDTH, 2.9 + 0.42 * len(story.reasons)), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[2.2, 0.5 + 0.42 * len(story.reasons)])
+    kinds = list(dict.fromkeys(sorted(story.kinds, key=lambda kind: (-story.kinds.count(kind), kind))))
+    for kind, (colour, marker) in zip(kinds, itertools.cycle(_MARKS)):
+        points = [
+            (-d, 100 * c) for d, k, c in zip(story.days, story.kinds, story.contributions, strict=True) if k == kind
+        ]
+        days, added = zip(*points, strict=True)
+        above.vlines(days, 0, added, color=colour, linewidth=1.1, alpha=0.6, zorder=2)
+        above.scatter(
+            days, added, s=22, color=colour, marker=marker, linewidth=0, zorder=3, label=_short(kind.replace("_", " "))
+        )
+    above.axhline(0, color=MUTED, linewidth=1, zorder=1)
+    above.set_title("what each event adds, in percentage points")
+    above.set_xlabel("days before the forecast")
+    above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{abs(x):.0f}"))
+    above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+.4g}" if y else "0"))
+    values = [100 * added for _, added in story.reasons]
+    colours = [ACCENT if value > 0 else _SCALE[-1] for value in values]
+    below.barh(range(len(values)), values, height=0.3, color=colours, zorder=2)
+    below.axvline(0, color=MUTED, linewidth=1, zorder=1)
+    _words_above(below, [f"{words}  {value:+.1f}" for (words, _), value in zip(story.reasons, values, strict=True)])
+    below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.4g}" if x else "0"))
+    below.set_xlabel("percentage points")
+    _legend(figure)
+    words = ", ".join(f"{words} {_points(added)}" for words, added in story.reasons)
+    return _picture(
+        figure,
+        f"{len(story.days)} events of a member in {story.tier} over {max(story.days, default=0):.0f} days. The chance "
+        f"of {MOVES[story.target]} is {story.probability:.0%}, the average member's {story.average:.0%}. "
+        f"Reasons: {words}.",
+    )
+
+
+_MARKS = ((ACCENT, "o"), ("#e3a53a", "D"), ("#c8553d", "s"), ("#3d9a8b", "^"), (MUTED, "v"))
+"""Colour and shape of each type of event."""
+
+
+def _words_above(axes: Axes, words: Sequence[str]) -> None:
+    """Rows numbered from the top, each with its words above it: no margin beside the rows is lost on a phone."""
+    axes.set_ylim(len(words) - 0.5, -0.75)
+    axes.set_yticks([])
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    for place, text in enumerate(words):
+        axes.text(0, place - 0.28, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+
+
+def _points(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:+.1f} points"
+
+
 _LEFT, _RIGHT, _NODE_WIDTH = 0.28, 0.72, 0.018
 """Places in a flow diagram, in shares of its width."""
 
@@ -351,6 +454,8 @@ def _percent_axes(axes: Axes, highest: float) -> None:
 def _legend(figure: Figure) -> None:
     """All labelled artists in a line below the figure, or in rows of three where there are more than four."""
     entries = len(figure.axes[0].get_legend_handles_labels()[1])
+    if not entries:
+        return
     columns = entries if entries <= 4 else 3
     figure.legend(loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.4, handletextpad=0.5)
 

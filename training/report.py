@@ -19,8 +19,10 @@ import jinja2
 from training import gate, plots
 from training.drift import Shift
 from training.fairness import MEASURES, Fairness
-from training.metrics import Comparison, Evaluation, Forecast
+from training.importance import Overall, Story
+from training.metrics import Comparison, Evaluation, Forecast, Standing
 from training.plots import Picture
+from training.reasons import DOWNGRADE, RECENT, TARGETS, UPGRADE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ MODEL = "model"
 
 _LOGLOSS, _ACCURACY, _UPGRADE = METRICS[:3]
 _DRIFT_ROWS = 12
+_REASONS = 8
+"""Reasons in a picture."""
 _CAMPAIGN = 0.2
 """Share of the members contacted in the headline figures: a usual size of a campaign."""
 
@@ -123,6 +127,8 @@ class ReportInputs:
         drift: how far the members scored are from the training rows, by feature; empty where it was not measured.
         trained_tiers: training rows by their most probable tier.
         fairness: groups compared; None where none are known, or outcomes are not.
+        reasons: what the model looks at; None where nobody asked.
+        standings: how far the forecasts can be trusted, by current tier; empty while outcomes are not known.
     """
 
     title: str
@@ -140,6 +146,8 @@ class ReportInputs:
     drift: Sequence[Shift] = ()
     trained_tiers: Sequence[int] = ()
     fairness: Fairness | None = None
+    reasons: Overall | None = None
+    standings: Sequence[Standing] = ()
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of different tiers."""
@@ -258,6 +266,10 @@ def render(inputs: ReportInputs) -> str:
         "drift_rows": _drift_rows(inputs),
         "tier_shares": _tier_shares(inputs),
         "measures": MEASURES,
+        "tone": _tone(inputs),
+        "recent_reasons": _recent_reasons(inputs.reasons) if inputs.reasons else [],
+        "reason_rows": _reason_rows(inputs.reasons) if inputs.reasons else [],
+        "stories": [_story_words(story) for story in inputs.reasons.stories] if inputs.reasons else [],
     }
     return _template().render(context)
 
@@ -445,9 +457,62 @@ def _tier_shares(inputs: ReportInputs) -> list[tuple[float, float]]:
     return [(b / sum(before), n / sum(now)) for b, n in zip(before, now, strict=False)]
 
 
+def _tone(inputs: ReportInputs) -> str:
+    """What the colour of the verdict says: a refused model is bad news however good it looks on one date."""
+    if inputs.gate and not inputs.gate.published:
+        return "behind"
+    return verdict(inputs.comparison).level if inputs.comparison else "pending"
+
+
+def _recent_reasons(reasons: Overall) -> list[tuple[str, str, str]]:
+    """Recent behaviour in words: what much and little of it add to the chance of moving up, widest apart first."""
+    found = []
+    for reason in reasons.reasons:
+        weight = reason.targets[UPGRADE]
+        if reason.reason.startswith(f"{RECENT}_") and weight.much is not None and weight.little is not None:
+            found.append((-abs(weight.much - weight.little), reason.wording, weight.much, weight.little))
+    return [(words, f"{100 * much:+.1f}", f"{100 * little:+.1f}") for _, words, much, little in sorted(found)]
+
+
+def _reason_rows(reasons: Overall) -> list[dict[str, str]]:
+    """One row a reason, those with a part in something."""
+    return [
+        {
+            "words": reason.wording,
+            "up": f"{100 * reason.targets[UPGRADE].mean:.1f}",
+            "down": f"{100 * reason.targets[DOWNGRADE].mean:.1f}",
+            "lost": "" if reason.loss is None else f"{reason.loss:+.4f}",
+        }
+        for reason in reasons.reasons
+        if any(weight.mean for weight in reason.targets.values())
+    ]
+
+
+def _story_words(story: Story) -> tuple[str, str]:
+    """Heading and caption of a story."""
+    return (
+        f"A member in {story.tier}",
+        f"The chance of {plots.MOVES[story.target]} is {story.probability:.0%}; "
+        f"the average {story.tier} member's is {story.average:.0%}.",
+    )
+
+
+def _reason_pictures(reasons: Overall) -> dict[str, Picture]:
+    found = {f"story_{k}": plots.timeline(story) for k, story in enumerate(reasons.stories)}
+    for target in TARGETS:
+        heaviest = sorted(reasons.reasons, key=lambda reason: -reason.targets[target].mean)[:_REASONS]
+        if shown := [reason for reason in heaviest if reason.targets[target].much is not None]:
+            found[f"reasons_{target}"] = plots.reason_directions(shown, target)
+    if lost := sorted((r for r in reasons.reasons if r.loss is not None), key=lambda r: -(r.loss or 0))[:_REASONS]:
+        found["reason_losses"] = plots.reason_losses(lost)
+    return found
+
+
 def _pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
     """All pictures that the inputs allow, by their place in the page."""
     return {
+        **(_reason_pictures(inputs.reasons) if inputs.reasons else {}),
+        **_standing_pictures(inputs, colours),
         **_forecast_pictures(inputs.forecast, colours),
         **(_evaluation_pictures(inputs.comparison, colours) if inputs.comparison else _size_picture(inputs.forecast)),
         **_training_pictures(inputs.history),
@@ -491,6 +556,16 @@ def _evaluation_pictures(comparison: Comparison, colours: Sequence[str]) -> dict
         pictures["gain"] = plots.upgrade_gain(model.upgrade_gain, gains)
         pictures["lift"] = plots.upgrade_lift(model.upgrade_gain)
     return pictures
+
+
+def _standing_pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
+    """The reliability of each tier's probability, for the members of each current tier."""
+    found = {}
+    for place, standing in enumerate(inputs.standings):
+        curves = dict(zip(inputs.forecast.tiers, standing.reliability, strict=True))
+        what = f"the probability of each tier, members now in {standing.tier}"
+        found[f"reliability_{place}"] = plots.reliability(curves, colours, what)
+    return found
 
 
 def _training_pictures(history: Sequence[Mapping[str, float | None]]) -> dict[str, Picture]:

@@ -316,11 +316,18 @@ class FairnessSettings(_Strict):
 class ExplanationSettings(_Strict):
     """How the reasons of a forecast are found and said."""
 
-    points: int = Field(
-        ge=2, le=1024, description="points on the way from the average member; more where they miss 2 %"
+    pieces: Positive = Field(le=256, description="pieces that the way from the average member is cut into at first")
+    points: Positive = Field(le=64, description="points of each piece at which slopes are taken")
+    most_cuts: int = Field(
+        ge=0, le=20, description="times that pieces may be halved where reasons miss over 2 % of what they explain"
     )
-    most_points: int = Field(ge=2, le=4096, description="no more than these")
     reasons: Positive = Field(description="reasons kept of each member and direction")
+    sample_members: Positive = Field(
+        le=100_000, description="members from whom averages and the overall explanation are taken"
+    )
+    least_members: Positive = Field(description="a tier with fewer in the sample is compared with all members' average")
+    repeats: Positive = Field(le=100, description="times that each reason's inputs are exchanged to see what is lost")
+    shown_members: int = Field(ge=0, le=9, description="members whose timeline the report shows, without any id")
     recent_days: Positive = Field(description="events up to this old are recent ones")
     wording: dict[str, str] = Field({}, description="reason code to the words that people read")
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
 
-from training import bundle
+from training import bundle, importance
+from training.attributions import Averages
 from training.bundle import Manifest
-from training.settings import ExplanationSettings
+from training.importance import Overall
+from training.reasons import TARGETS, Attributions, Ranks, reason_rows, reasons_of
+from training.settings import ExplanationSettings, ScoringSettings
+from training.spark_scoring import forecast
 from training.tensors import input_schema
 
 COLUMNS = (
@@ -19,37 +26,142 @@ COLUMNS = (
     "average_probability DOUBLE, unexplained DOUBLE"
 )
 _ROWS_PER_CALL = 256
+_PORTIONS_PER_SLOT = 2
+"""Portions of work that a task slot gets, so that none waits long for the other."""
+
+_KINDS = ("parts", "events", "probability", "average")
+_WHOLE = ""
+"""In place of a reason: nothing is taken away."""
 
 _loaded: dict[tuple[str, str], Any] = {}
-"""Explainers of this Python worker by models URI and manifest with settings."""
+"""Explainers of this Python worker by models URI, and by manifest, settings and averages."""
 
 
-def explained(sequences: DataFrame, models_uri: str, manifest: Manifest, settings: ExplanationSettings) -> DataFrame:
+def sample(sequences: DataFrame, most: int) -> DataFrame:
+    """Up to `most` rows of one as-of date, chosen by a hash of the member, in its order."""
+    return sequences.orderBy(f.xxhash64("user_id"), "user_id").limit(most)
+
+
+def explained(
+    sequences: DataFrame, models_uri: str, manifest: Manifest, averages: Averages, settings: ExplanationSettings
+) -> DataFrame:
     """The reasons of each row of `sequences`, `COLUMNS`.
 
     Args:
         sequences: `user_id` and the contract's columns of some members.
         models_uri: where bundles lie.
         manifest: of the bundle that scored them.
+        averages: what members are compared with.
         settings: how reasons are found and said.
     """
     schema = pa.schema([pa.field("user_id", pa.string()), *input_schema(manifest.contract)])
+    tiers = len(manifest.contract.tiers)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from training.attributions import explain_rows
-
-        explainer = _explainer_of_worker(models_uri, manifest, settings)
+        explainer = _explainer_of_worker(models_uri, manifest, averages, settings)
         for batch in batches:
             rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
             found = explainer(rows)
-            tiers = len(manifest.contract.tiers)
-            yield from explain_rows(rows, found, tiers, settings.reasons, settings.words).to_batches()
+            yield from reason_rows(rows, found, tiers, settings.reasons, settings.words).to_batches()
 
     return sequences.select(schema.names).mapInArrow(task, COLUMNS)
 
 
-def _explainer_of_worker(models_uri: str, manifest: Manifest, settings: ExplanationSettings) -> Any:
-    key = (models_uri, manifest.to_json() + settings.model_dump_json())
+def overall(
+    spark: SparkSession,
+    rows: pa.Table,
+    outcome: Ranks | None,
+    models_uri: str,
+    manifest: Manifest,
+    settings: ExplanationSettings,
+    scoring: ScoringSettings,
+) -> Overall:
+    """What a network looks at, from a sample of members that the driver holds.
+
+    Args:
+        spark: the session.
+        rows: n rows with the contract's columns.
+        outcome: [n] ranks, or None where they are not known.
+        models_uri: where bundles lie.
+        manifest: of the bundle.
+        settings: how reasons are found and said.
+        scoring: sizes of the network's calls.
+    """
+    rows = rows.select(input_schema(manifest.contract).names).cast(input_schema(manifest.contract))
+    found = _attributions(spark, rows, models_uri, manifest, settings)
+    losses = {} if outcome is None else _losses(spark, rows, outcome, models_uri, manifest, settings, scoring)
+    return importance.overall(rows, found, losses, manifest, settings)
+
+
+def _attributions(
+    spark: SparkSession, rows: pa.Table, models_uri: str, manifest: Manifest, settings: ExplanationSettings
+) -> Attributions:
+    averages = Averages.of(rows, manifest, settings)
+    portions = spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT
+
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        explainer = _explainer_of_worker(models_uri, manifest, averages, settings)
+        for batch in batches:
+            for number in batch["id"].to_pylist():
+                found = explainer(rows.take(pa.array(np.arange(number, rows.num_rows, portions))))
+                arrays = {f"{kind}.{t}": getattr(found, kind)[t] for kind in _KINDS for t in TARGETS}
+                yield pa.record_batch({"portion": [number], "arrays": [_packed(arrays)]})
+
+    done = spark.range(0, portions, 1, portions).mapInArrow(work, "portion BIGINT, arrays BINARY").toArrow()
+    parts = dict(zip(done["portion"].to_pylist(), map(_unpacked, done["arrays"].to_pylist()), strict=True))
+    place = np.argsort(np.concatenate([np.arange(k, rows.num_rows, portions) for k in range(portions)]))
+    whole = {name: np.concatenate([parts[k][name] for k in range(portions)])[place] for name in parts[0]}
+    return Attributions(reasons_of(manifest), *({t: whole[f"{kind}.{t}"] for t in TARGETS} for kind in _KINDS))
+
+
+def _losses(
+    spark: SparkSession,
+    rows: pa.Table,
+    outcome: Ranks,
+    models_uri: str,
+    manifest: Manifest,
+    settings: ExplanationSettings,
+    scoring: ScoringSettings,
+) -> Mapping[str, list[float]]:
+    """Of each reason by how much the logloss rises without it, as many times as it is taken away."""
+    work_list = [(_WHOLE, 0), *((name, k) for name in reasons_of(manifest) for k in range(settings.repeats))]
+
+    def predict(changed: pa.Table) -> Any:
+        return forecast(changed, models_uri, manifest, scoring)
+
+    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch["id"].to_pylist():
+                reason, draw = work_list[number]
+                found = (
+                    importance.loss_without(rows, outcome, reason, draw, predict, manifest, settings.recent_days)
+                    if reason != _WHOLE
+                    else importance.loss(predict(rows), outcome)
+                )
+                yield pa.record_batch({"number": [number], "loss": [found]})
+
+    tasks = min(len(work_list), spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT)
+    done = spark.range(0, len(work_list), 1, tasks).mapInArrow(work, "number BIGINT, loss DOUBLE").toArrow()
+    of = dict(zip(done["number"].to_pylist(), done["loss"].to_pylist(), strict=True))
+    losses: dict[str, list[float]] = {}
+    for number, (reason, _) in enumerate(work_list[1:], start=1):
+        losses.setdefault(reason, []).append(of[number] - of[0])
+    return losses
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _unpacked(content: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _explainer_of_worker(models_uri: str, manifest: Manifest, averages: Averages, settings: ExplanationSettings) -> Any:
+    key = (models_uri, manifest.to_json() + settings.model_dump_json() + averages.id)
     if key not in _loaded:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -58,5 +170,6 @@ def _explainer_of_worker(models_uri: str, manifest: Manifest, settings: Explanat
 
         bound_threads(1)
         model = bundle.load_model(models_uri, manifest)
-        _loaded[key] = Explainer(model, manifest, settings, _ROWS_PER_CALL)
+        _loaded.clear()  # each date has averages of its own
+        _loaded[key] = Explainer(model, manifest, averages, settings, _ROWS_PER_CALL)
     return _loaded[key]

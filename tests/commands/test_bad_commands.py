@@ -21,6 +21,7 @@ JOBS = [
     "train_model",
     "evaluate_model",
     "cross_validate",
+    "explain_scores",
     "score_users",
     "run_pipeline",
 ]

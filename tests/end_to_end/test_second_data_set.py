@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
+import json
 from pathlib import Path
 
 import duckdb
@@ -291,5 +292,44 @@ def test_bad_input_an_explanation_of_what_is_not_scored(
 ) -> None:
     job = programme.job(spark, done, date)
     job.options.where = where
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as caught:
         explain_scores.run(job)
+    assert caught.value.exit_code == 2
+
+
+def test_bad_input_an_explanation_of_other_sequences_than_were_scored(spark: SparkSession, done: Settings) -> None:
+    date = programme.SCORED - dt.timedelta(days=9)
+    job = programme.job(spark, done, date)
+    score_users.run(job)
+    with pytest.raises(UserError, match=f"there are no sequences as of {date} to explain: run build_sequences"):
+        explain_scores.run(job)
+    shorter = done.model_copy(update={"sequence": done.sequence.model_copy(update={"length": 40})})
+    build_sequences.run(programme.job(spark, shorter, date))
+    with pytest.raises(UserError, match=f"the sequences as of {date} are not those that were scored"):
+        explain_scores.run(job)
+
+
+def test_the_forecast_page_tells_reasons_once_they_are_found(spark: SparkSession, done: Settings) -> None:
+    date = programme.SCORED - dt.timedelta(days=12)
+    reports = Path(done.storage.reports)
+    build_sequences.run(programme.job(spark, done, date))
+    score_users.run(programme.job(spark, done, date))
+    assert "Why members move" not in (reports / f"{date}.html").read_text()
+    explain_scores.run(programme.job(spark, done, date))
+    page = (reports / f"{date}.html").read_text()
+    assert "Why members move" in page
+    assert "Members as examples" in page
+    assert "Lost without it" not in page
+    users = table(done, "scores")["user_id"].to_pylist()
+    assert not any(user in page for user in users)
+
+
+def test_the_evaluated_page_tells_reasons_and_what_is_lost_without_them(done: Settings) -> None:
+    reports = Path(done.storage.reports)
+    found = json.loads((reports / f"{done.evaluation.as_of}.json").read_text())
+    assert len(found["reasons"]) > 10
+    assert all(len(reason["losses"]) == done.explanation.repeats for reason in found["reasons"])
+    assert [standing["tier"] for standing in found["by_current_tier"]][:2] == TIERS[:2]
+    page = (reports / f"{done.evaluation.as_of}.html").read_text()
+    assert "Lost without it" in page
+    assert "Members now in bronze" in page

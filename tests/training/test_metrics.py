@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from training.baselines import fit_baselines, transition_counts
 from training.metrics import (
@@ -21,6 +22,7 @@ from training.metrics import (
     movement_probabilities,
     predicted_ranks,
     reliability_curve,
+    standings,
     summarise_forecast,
 )
 
@@ -273,6 +275,30 @@ def test_baselines_are_evaluated_on_the_same_rows() -> None:
     assert {e.rows for e in (found.model, *found.baselines.values())} == {4}
     assert found.baselines["stays"].accuracy == 0.75
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_intervals_of_observed_shares_are_wilsons() -> None:
+    random = np.random.default_rng(4)
+    p = random.random(400)
+    curve = reliability_curve(p, random.random(400) < p, 7)
+    for share, n, ends in zip(curve.observed, curve.rows, curve.intervals(), strict=True):
+        expected = binomtest(round(share * n), n).proportion_ci(method="wilson")
+        assert ends == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_standings_are_the_calibration_errors_of_each_current_tier() -> None:
+    random = np.random.default_rng(5)
+    p, now = random.dirichlet([1, 1, 1], 900), random.choice([0, 2], 900)
+    truth = np.array([random.choice(3, p=row) for row in p])
+    found = standings(p, now, truth, TIERS[:3], 15, 100)
+    assert [(s.tier, s.members) for s in found] == [("base", int((now == 0).sum())), ("gold", int((now == 2).sum()))]
+    for standing, rank in zip(found, (0, 2), strict=True):
+        alone = evaluate(p[now == rank], now[now == rank], truth[now == rank], TIERS[:3], 15)
+        assert standing.calibration_error == pytest.approx(alone.calibration_error)
+        assert standing.interval is not None
+        low, high = standing.interval
+        assert 0 <= low < high < standing.calibration_error + 0.03  # the truth is 0: what is seen is chance
+    assert all(s.interval is None for s in standings(p, now, truth, TIERS[:3]))
 
 
 @pytest.mark.parametrize(

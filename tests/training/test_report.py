@@ -13,7 +13,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from training import baselines, gate, metrics, plots, report
+from training import baselines, gate, importance, metrics, plots, report
+from training.reasons import DOWNGRADE, TARGETS, UPGRADE
 
 RNG = np.random.default_rng(20171001)
 VOID = {"meta", "img", "br", "link", "input"}
@@ -42,6 +43,26 @@ VERDICT = gate.Verdict(
 )
 
 
+def overall_of(tiers: list[str], losses: tuple[float, ...] = (0.01, 0.03)) -> importance.Overall:
+    """Reasons of every kind: heavy and light, recent, and one that all members have as much of."""
+    weights = {
+        "spend": importance.Weight(0.08, 0.1, -0.06),
+        "recent_purchase": importance.Weight(0.05, 0.07, -0.02),
+        "recent_campaign": importance.Weight(0.01, -0.01, 0.005),
+        "tenure_days": importance.Weight(0.004, None, None),
+    }
+    reasons = tuple(
+        importance.ReasonWeights(name, f"<{name}> in words", dict.fromkeys(TARGETS, weight), losses)
+        for name, weight in weights.items()
+    )
+    stories = (
+        importance.Story(tiers[0], UPGRADE, 0.4, 0.2, (90.5, 12.0, 3.0), ("purchase", "campaign", "purchase"),
+                         (-0.01, 0.0, 0.03), (("<spend> in words", 0.15), ("the rest", -0.02))),
+        importance.Story(tiers[-1], DOWNGRADE, 0.3, 0.2, (), (), (), (("<spend> in words", 0.1),)),
+    )  # fmt: skip
+    return importance.Overall(250, 0.996, reasons, stories)
+
+
 def comparison_of(case: dict[str, Any]) -> metrics.Comparison:
     counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
     return metrics.compare(**case, baselines=baselines.fit_baselines(counts))
@@ -66,6 +87,11 @@ def inputs_of(case: dict[str, Any], **changes: Any) -> report.ReportInputs:
         "judged_as_of": dt.date(2017, 7, 1),
     }
     return report.ReportInputs(**(sound | changes))
+
+
+def whole(case: dict[str, Any]) -> report.ReportInputs:
+    """With all parts that take long to draw."""
+    return inputs_of(case, reasons=overall_of(case["tiers"]), standings=metrics.standings(**case, draws=20))
 
 
 class Page(HTMLParser):
@@ -97,7 +123,7 @@ def case() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def html(case: dict[str, Any]) -> str:
-    return report.render(inputs_of(case))
+    return report.render(whole(case))
 
 
 def test_the_page_loads_nothing_from_outside(html: str) -> None:
@@ -118,7 +144,7 @@ def test_pictures_load_nothing_from_outside_either(html: str) -> None:
 
 def test_every_picture_says_in_words_what_it_shows(html: str) -> None:
     images = Page(html).images
-    assert len(images) == 12
+    assert len(images) == 12 + 5 + 3  # of reasons and stories, and of current tiers
     assert all(len(image["alt"] or "") > 30 for image in images)
 
 
@@ -134,12 +160,12 @@ def test_all_parts_are_there(html: str) -> None:
 
 
 def test_equal_inputs_give_equal_pages(case: dict[str, Any], html: str) -> None:
-    assert report.render(inputs_of(case)) == html
+    assert report.render(whole(case)) == html
 
 
 def test_drawing_leaves_matplotlib_as_it_was(case: dict[str, Any]) -> None:
     before = dict(matplotlib.rcParams)
-    report.render(inputs_of(case))
+    report.render(whole(case))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -277,6 +303,54 @@ def test_what_the_gate_said_stands_in_the_page() -> None:
     published = report.render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=())))
     assert "Why this model was published" in published
     assert "was refused" not in report.render(inputs_of(case, gate=None))
+
+
+def test_a_refused_model_is_named_on_top_with_the_reasons() -> None:
+    case = forecast_case()
+    page = report.render(inputs_of(case))
+    top = page[: page.index("members scored")]
+    assert 'class="card verdict behind"' in top
+    assert '<p class="stamp">Refused</p>' in top
+    assert "<li>members now in t1 are &lt;strange&gt;</li>" in top
+    published = report.render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=()), comparison=None))
+    assert '<p class="stamp">Published</p>' in published
+    assert 'class="card verdict pending"' in published
+    assert "Refused" not in published
+
+
+def test_reasons_are_told_for_those_who_decide_and_for_those_who_ask(html: str) -> None:
+    places = [html.index(x) for x in ("Why members move", "For data scientists", "What the forecast stands on")]
+    assert places == sorted(places)
+    for said in (
+        "&lt;recent_purchase&gt; in words: +7.0 for those with most of it, -2.0 for those with least",
+        "The chance of moving up is 40%; the average t0 member&#39;s is 20%.",
+        "99.6%",
+        "+0.0200",
+    ):
+        assert said in html, said
+    recent = html[html.index("Recent behaviour and") : html.index("Members as examples")]
+    assert recent.index("recent_purchase") < recent.index("recent_campaign")
+    assert "tenure" not in recent
+
+
+def test_without_outcomes_nothing_is_said_of_what_is_lost() -> None:
+    case = forecast_case()
+    page = report.render(inputs_of(case, comparison=None, standings=(), reasons=overall_of(case["tiers"], ())))
+    assert "Why members move" in page
+    assert "Lost without it" not in page
+    assert "Members now in t0" not in page.replace("<th>Members now in</th>", "")
+    Page(page)
+    assert "Why members move" not in report.render(inputs_of(case, comparison=None))
+
+
+def test_calibration_of_each_current_tier_stands_with_its_interval() -> None:
+    case = forecast_case()
+    found = metrics.standings(**case, draws=50)
+    page = report.render(inputs_of(case, standings=found))
+    for standing in found:
+        low, high = standing.interval or (0.0, 0.0)
+        assert f"<td>{standing.members}</td><td>{standing.calibration_error:.1%}</td>" in page
+        assert f"{low:.1%} to {high:.1%}" in page
 
 
 def test_challengers_stand_beside_the_model_with_intervals() -> None:

@@ -8,6 +8,7 @@ depend on the padding that follows. Only what mixes steps (pooling, convolution)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -66,11 +67,15 @@ class EventEmbedding(keras.layers.Layer):
     """Numeric channels beside an embedding of each categorical channel, zero at padded steps.
 
     Called with channels [n, W, C], codes [n, W, Q] and present [n, W]; gives [n, W, C + Q * size].
+
+    Attributes:
+        between: what explanations put between the embedded events and the rest of the network.
     """
 
     def __init__(self, vocabularies: list[int], size: int, **options: Any) -> None:
         super().__init__(**options)
         self.vocabularies, self.size = list(vocabularies), size
+        self.between: Callable[[Any], Any] | None = None
         self.tables = [keras.layers.Embedding(n + FIRST_CODE, size) for n in self.vocabularies]
 
     def build(self, *_: Any) -> None:
@@ -83,7 +88,13 @@ class EventEmbedding(keras.layers.Layer):
         """See the class."""
         parts = [channels, *(table(codes[:, :, q]) for q, table in enumerate(self.tables))]
         joined = ops.concatenate([ops.cast(p, self.compute_dtype) for p in parts], axis=-1)
-        return ops.where(present[:, :, None], joined, ops.zeros_like(joined))
+        events = ops.where(present[:, :, None], joined, ops.zeros_like(joined))
+        return events if self.between is None else self.between(events)
+
+    def average(self, channels: Any, shares: Sequence[Any]) -> Any:
+        """Means of embedded events [.., C + Q * size], by mean channels [.., C] and shares [.., V + 2] of the codes."""
+        tables = [ops.matmul(s, table.embeddings) for s, table in zip(shares, self.tables, strict=True)]
+        return ops.concatenate([channels, *tables], axis=-1)
 
     def compute_output_shape(self, channels_shape: Any, **_: Any) -> Any:
         """[n, W, C + Q * size]."""
