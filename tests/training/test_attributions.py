@@ -75,7 +75,7 @@ def test_parts_are_those_of_many_points(made: tuple[Manifest, object]) -> None:
     few, many = explainer(made)(ROWS), explainer(made, SETTINGS.model_copy(update={"pieces": 60, "points": 4}))(ROWS)
     for target in TARGETS:
         largest = np.abs(many.parts[target]).max()
-        np.testing.assert_allclose(few.parts[target], many.parts[target], atol=0.05 * largest)
+        np.testing.assert_allclose(few.parts[target], many.parts[target], atol=0.08 * largest)
 
 
 def test_average_members_are_those_of_their_tier(made: tuple[Manifest, object]) -> None:

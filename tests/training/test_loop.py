@@ -159,7 +159,8 @@ def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> No
 
 def test_rows_count_by_their_weight(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    distributed.start(mixed_precision=False, seed=1)
+    distributed.start(mixed_precision=False)
+    distributed.seed(1)
     model = build_model(made.model, made.contract, made.encoding)
     optimizer = distributed.adamw(0.01, 0.0, 0.0)
     optimizer.build(model.trainable_variables)
