@@ -85,8 +85,8 @@ def head() -> list[str]:
         "",
         "What was chosen on what: sizes and dropout of the network by the validation loss of the demo's dates, which "
         "are those of the first fold here. The rule that picks the penalty of the logistic regression, and the "
-        "clipping of inputs to the range of the training rows, were seen on the first fold's evaluated date too; nothing was "
-        "chosen on those of the others.",
+        "clipping of inputs to the range of the training rows, were seen on the first fold's evaluated date too; "
+        "nothing was chosen on those of the others.",
         "",
     ]
 
