@@ -69,6 +69,12 @@ def test_cumulative_tiers_are_differences_of_logistic_curves(tiers: int) -> None
         np.testing.assert_allclose(probabilities, -np.diff(beyond), atol=1e-6)
 
 
+def test_at_first_a_member_in_the_middle_stays() -> None:
+    found = np.array(CumulativeTiers()(np.zeros((4, 2), np.float32), tier=np.eye(4, dtype=np.float32)))
+    assert found.argmax(axis=1).tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(found[1:3].max(axis=1), _sigmoid(1.5) - _sigmoid(-1.5), atol=1e-6)
+
+
 @pytest.mark.parametrize("layer", [ConditionalTiers, CumulativeTiers])
 def test_ordinal_probabilities_hold_for_extreme_scores(layer: type) -> None:
     scores = np.array([[-90.0, 40.0], [60.0, -30.0], [-60.0, -8.0], [1e3, 6.0]], np.float32)

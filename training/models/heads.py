@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from training.models.layers import PACKAGE
 from training.models.parameters import NetworkParameters
+
+_APART = 3.0
+"""Between two thresholds at first, in logits: who stands in the middle stays with a chance of 0.64."""
 
 
 def tier_head(features: Any, tier: Any, tiers: int, parameters: NetworkParameters) -> Any:
@@ -92,9 +96,14 @@ class CumulativeTiers(keras.layers.Layer):
     """
 
     def build(self, scores_shape: Any, tier_shape: Any) -> None:
-        """By current tier: the first threshold, and what the steps to the next ones are the softplus of."""
-        shape = (tier_shape[-1], tier_shape[-1] - 1)
-        self.steps = self.add_weight(shape=shape, initializer="zeros", name="steps")
+        """By current tier: the first threshold, and what the steps to the next ones are the softplus of.
+
+        At first the place 0 is in the middle of each current tier: a member who says nothing stays.
+        """
+        tiers = tier_shape[-1]
+        start = np.full((tiers, tiers - 1), np.log(np.expm1(_APART)))
+        start[:, 0] = _APART * (0.5 - np.arange(tiers))
+        self.steps = self.add_weight(shape=start.shape, initializer=keras.initializers.Constant(start), name="steps")
 
     def call(self, scores: Any, tier: Any) -> Any:
         """See the class."""
