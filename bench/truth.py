@@ -49,26 +49,37 @@ def simulate(folder: Path) -> pl.DataFrame:
     """Write `events.parquet`; returns `user`, and `truth` the chance to move up, of the last cohort's base members."""
     chance = np.random.default_rng(1)
     cohorts = [_cohort(chance, cohort) for cohort in range(COHORTS)]
-    events = pl.concat([events for events, _ in cohorts]).sample(fraction=1, shuffle=True, seed=1).with_row_index()
+    # Outcomes are known once something happened after the last horizon.
+    closing = _events(COHORTS - 1, "visit", np.array([COHORTS * MEMBERS]), np.array([WINDOW + 1.0]))
+    events = (
+        pl.concat([*(events for events, _ in cohorts), closing])
+        .sample(fraction=1, shuffle=True, seed=1)
+        .with_row_index()
+    )
     events.with_columns(id=pl.format("event-{}", "index")).drop("index").write_parquet(folder / "events.parquet")
     return cohorts[-1][1]
 
 
-def _cohort(chance: np.random.Generator, cohort: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _events(cohort: int, kind: str, who: Numbers, day: Floats, paid: Floats | None = None) -> pl.DataFrame:
+    """Events of members, by their numbers, at so many days after the cohort's date."""
     midnight = dt.datetime.combine(as_of(cohort), dt.time(), dt.UTC)
+    return pl.DataFrame(
+        {
+            "who": [f"member-{n}" for n in who.tolist()],
+            "at": pl.Series((day * 86_400_000).astype(np.int64)).cast(pl.Duration("ms")) + midnight,
+            "kind": [kind] * len(who),
+            "paid": pl.Series(paid, dtype=pl.Float64)
+            if paid is not None
+            else pl.Series([None] * len(who), dtype=pl.Float64),
+        }
+    )
+
+
+def _cohort(chance: np.random.Generator, cohort: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     each = np.arange(MEMBERS)
 
     def events(kind: str, who: Numbers, day: Floats, paid: Floats | None = None) -> pl.DataFrame:
-        return pl.DataFrame(
-            {
-                "who": [f"member-{cohort * MEMBERS + n}" for n in who.tolist()],
-                "at": pl.Series((day * 86_400_000).astype(np.int64)).cast(pl.Duration("ms")) + midnight,
-                "kind": [kind] * len(who),
-                "paid": pl.Series(paid, dtype=pl.Float64)
-                if paid is not None
-                else pl.Series([None] * len(who), dtype=pl.Float64),
-            }
-        )
+        return _events(cohort, kind, cohort * MEMBERS + who, day, paid)
 
     counts = {
         kind: chance.poisson(rate * chance.gamma(2, 0.5, MEMBERS))
