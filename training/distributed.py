@@ -45,6 +45,8 @@ def start(mixed_precision: bool) -> Rank:
     import keras
     import tensorflow as tf
 
+    # Each training in a process compiles steps of its own, which TensorFlow takes for a mistake.
+    tf.get_logger().setLevel("ERROR")
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         os.environ.setdefault("HOROVOD_CYCLE_TIME", _CYCLE_MILLISECONDS)
