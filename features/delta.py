@@ -163,7 +163,7 @@ def commit_files(
 
     Args:
         uri: where the table lies; `ensure` has been called.
-        table: its schema, partitioned by one date column.
+        table: its schema, partitioned by one date column, or not at all.
         run_id: identity of the run; kept in the commit.
         seen: the table version on which the run decided to write.
         replaced: partitions whose files are removed.
@@ -175,20 +175,21 @@ def commit_files(
         ConcurrentWriteError: another writer committed one of the dates, added to or replaced, since `seen`.
         StorageError: the place cannot be written.
     """
-    (partition,), gone = table.partitioned_by, {d.isoformat() for d in replaced}
-    wanted = gone | {f.partition[partition] for f in files}
+    partition, gone = next(iter(table.partitioned_by), None), {d.isoformat() for d in replaced}
+    wanted = gone | {date for f in files for date in f.partition.values()}
     added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files]
-    watched = None if alone else wanted
+    watched = None if alone or partition is None else wanted
     planned_on = _files_of(DeltaFiles(uri, version=seen), partition, watched)
     note = json.dumps({"run_id": run_id, **(notes or {})})
-    scope = date_is(partition, dt.date.fromisoformat(*wanted)) if len(wanted) == 1 else f"{len(wanted)} dates"
+    one = date_is(partition, dt.date.fromisoformat(*wanted)) if partition and len(wanted) == 1 else None
+    scope = one or (f"{len(wanted)} dates" if partition else None)
     with storage_errors(f"write table {table.name} at {uri}"):
         for _ in range(_RETRIES):
             newest = DeltaFiles(uri)
             if _files_of(newest, partition, watched) != planned_on:
                 raise _lost(table, uri, scope)
             removed = [
-                RemoveAction(path, True, now_millis(), size=size, partition_values={partition: date})
+                RemoveAction(path, True, now_millis(), size=size, partition_values={str(partition): date})
                 for path, date, size in planned_on
                 if date in gone
             ]
@@ -197,11 +198,13 @@ def commit_files(
                     [*added, *removed],
                     "append",
                     newest.schema(),
-                    [partition],
+                    list(table.partitioned_by),
                     commit_properties=CommitProperties(
                         custom_metadata={"userMetadata": note},
                         max_commit_retries=0,  # delta-rs would take other dates for conflicts: they are told apart here
-                        app_transactions=[Transaction(f"tiercast:{table.name}:{scope}", newest.version() + 1)],
+                        app_transactions=[
+                            Transaction(f"tiercast:{table.name}:{scope or 'append'}", newest.version() + 1)
+                        ],
                     ),
                 )
                 return newest.version() + 1
@@ -210,10 +213,11 @@ def commit_files(
     raise _lost(table, uri, scope)
 
 
-def _files_of(table: DeltaFiles, partition: str, dates: set[str] | None) -> set[tuple[str, str, int]]:
-    """Path, date and size of the files of some dates, or of all."""
-    found = pa.table(table.get_add_actions(flatten=True)).select(["path", f"partition.{partition}", "size_bytes"])
-    rows = zip(*(c.to_pylist() for c in found.columns), strict=True)
+def _files_of(table: DeltaFiles, partition: str | None, dates: set[str] | None) -> set[tuple[str, str, int]]:
+    """Path, date and size of the files of some dates, or of all; without partitions the date is nothing."""
+    found = pa.table(table.get_add_actions(flatten=True))
+    date = found[f"partition.{partition}"] if partition else pa.nulls(found.num_rows)
+    rows = zip(*(c.to_pylist() for c in (found["path"], date, found["size_bytes"])), strict=True)
     return {(path, str(date), size) for path, date, size in rows if dates is None or str(date) in dates}
 
 

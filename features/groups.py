@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.errors import SourceError
-from features.ingest import plain_id
-from features.pseudonyms import pseudonym, with_key
+from features.pseudonyms import of_ids
 from features.settings import Groups
 from features.source import ID_TYPES, MALFORMED, WORD_TYPES, column_problems, open_table, source_errors
 
@@ -33,7 +35,10 @@ def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
     if problems:
         raise SourceError("\n".join(["fairness.groups.query does not yield groups:", *(f"  - {p}" for p in problems)]))
     # An id stands for itself only within this plan: what leaves it is the pseudonym.
-    attributes = [f.col(name).cast("string").alias(name) for name in groups.attributes]
-    return with_key(spark, found.withColumn("user_id", plain_id("user_id")), key).select(
-        pseudonym(f.col("user_id")).alias("user_id"), *attributes
-    )
+    words = found.select(*[f.col(name).cast("string").alias(name) for name in ("user_id", *groups.attributes)])
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield batch.set_column(batch.schema.get_field_index("user_id"), "user_id", of_ids(batch["user_id"], key))
+
+    return words.mapInArrow(task, words.schema)

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
+from pyspark.sql import types as t
 
 from features import tables
-from features.pseudonyms import encrypted, pseudonym, with_key, without_key
+from features.checks import DECIMAL_CAST, IDS, MONEY_CAST, Checks, cast_of
+from features.pseudonyms import encrypted, pseudonyms
 from features.repeats import ACCEPTED, DUPLICATE, REJECTED
 from features.settings import Events, Source
 from features.source import SourceRows
 from features.table_files import TableFile
-
-REFUSED = ["reasons", "user_id", "event_id", "original", "ingested_at"]
-"""What is kept of a refused row."""
-
-MALFORMED_LINE = "malformed_line"
-_BLANK = " \t\r\n"
-# A cast alone takes more than people mean: 12d and 0x1p3 as numbers, 10:30 as a time of the day on which it is read.
-_NUMBER = r"(?i)^\s*[+-]?([\d.]+(e[+-]?\d+)?|nan|inf(inity)?)\s*$"
-_NO_DATE = r"^\s*T?\d{1,2}:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +32,39 @@ class IngestSpec:
         """The `events` table of these settings."""
         return tables.events({name: a.type for name, a in self.source.attributes.items()})
 
-    @property
-    def content(self) -> list[str]:
-        """The columns that make two rows of one event id the same event."""
-        return ["user_id", "event_time", "event_type", "amount", "clipped_at", *self.source.attributes]
+    def checks(self, columns: Sequence[str], key: bytes, now: dt.datetime) -> Checks:
+        """What rows with these columns are checked by, at the run's clock."""
+        events, attributes = self.events, self.source.attributes
+        return Checks(
+            types=events.types,
+            purchase_type=events.purchase_type,
+            largest_amount=events.largest_amount,
+            clip=events.outliers == "clip",
+            now=now,
+            latest=now + dt.timedelta(minutes=events.future_tolerance_minutes),
+            attributes={name: a.type for name, a in attributes.items()},
+            columns=columns,
+            key=key,
+        )
 
 
-def check(spark: SparkSession, rows: DataFrame, spec: IngestSpec, key: bytes, now: dt.datetime) -> DataFrame:
-    """Each query row with the `reasons` to refuse it, the columns of `events`, and its `original` as JSON.
+def typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
+    """Rows of the source query with the casts that `features.checks.check` takes beside them.
 
-    Args:
-        spark: the session.
-        rows: rows of the source query.
-        spec: settings.
-        key: pseudonym key.
-        now: the run's clock, aware; becomes `ingested_at`.
+    What cannot be cast is null. Ids become text in place.
     """
-    typed = _typed(with_key(spark, rows, key), spec)
-    checked = without_key(typed.withColumn("reasons", _reasons(spec, now)).withColumns(_pseudonyms()))
-    return _prepared(checked.withColumn("original", _original(rows.columns)), spec, now)
+    amount = f.col("amount")
+    casts = {
+        cast_of("event_time"): f.col("event_time").try_cast("timestamp"),
+        MONEY_CAST: amount.try_cast("double"),
+        DECIMAL_CAST: amount.try_cast(tables.MONEY.simpleString()),
+    }
+    for name, attribute in spec.source.attributes.items():
+        if attribute.type == "numeric":
+            casts[cast_of(name)] = f.col(name).try_cast("double")
+        elif not isinstance(rows.schema[name].dataType, t.StringType):
+            casts[cast_of(name)] = f.col(name).cast("string")
+    return rows.withColumns({**{name: f.col(name).cast("string") for name in IDS}, **casts})
 
 
 def near(known: Sequence[TableFile], dates: Set[dt.date], days: int) -> list[TableFile]:
@@ -68,135 +76,37 @@ def near(known: Sequence[TableFile], dates: Set[dt.date], days: int) -> list[Tab
     return [file for file in known if file.date in dates or file.date >= since]
 
 
-def _typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
-    """Cast what the source gave, into columns beside it; what cannot be cast is null and found by `_reasons`."""
-    text, time = f.col("amount").cast("string"), f.col("event_time").cast("string")
-    columns = {
-        "_user": plain_id("user_id"),
-        "_id": plain_id("event_id"),
-        "_time": f.when(~time.rlike(_NO_DATE), f.col("event_time").try_cast("timestamp")),
-        "_money": f.when(text.rlike(_NUMBER), text.try_cast("double")),
-        # -0.0 becomes 0; decimal(38, 6) holds far more than any bound allows.
-        "_decimal": f.col("amount").try_cast("decimal(38,6)"),
-    }
-    for name, attribute in spec.source.attributes.items():
-        columns[f"_{name}"] = _number(f.col(name)) if attribute.type == "numeric" else f.col(name).cast("string")
-    return rows.withColumns(columns)
+def refused_lines(malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFrame:
+    """Malformed source lines as `features.rejections.of_lines` takes them.
 
-
-def plain_id(column: str) -> Column:
-    """An id as text without blanks around it: what its pseudonym is made of."""
-    return f.trim(f.col(column).cast("string"), f.lit(_BLANK))
-
-
-def _number(value: Column) -> Column:
-    """A numeric attribute as a finite double, else null."""
-    number = value.try_cast("double")
-    return f.when(value.cast("string").rlike(_NUMBER) & (f.abs(number) < float("inf")), number)
-
-
-def _reasons(spec: IngestSpec, now: dt.datetime) -> Column:
-    latest = f.lit(now + dt.timedelta(minutes=spec.events.future_tolerance_minutes))
-    given, money = f.col("amount").isNotNull(), f.col("_money")
-    finite = f.abs(money) < float("inf")
-    bound = float(spec.events.largest_amount)
-    conditions = {
-        "missing_user": f.coalesce(f.col("_user"), f.lit("")) == "",
-        "missing_event_id": f.coalesce(f.col("_id"), f.lit("")) == "",
-        "missing_time": f.col("event_time").isNull(),
-        "unparseable_time": f.col("event_time").isNotNull() & f.col("_time").isNull(),
-        "time_in_future": f.col("_time") > latest,
-        "unknown_event_type": ~f.coalesce(f.col("event_type").isin(spec.events.types), f.lit(False)),
-        "purchase_without_amount": (f.col("event_type") == spec.events.purchase_type) & ~given,
-        "unparseable_amount": given & money.isNull(),
-        "non_finite_amount": given & ~finite,
-        "negative_amount": finite & (money < 0),
-    }
-    if spec.events.outliers == "reject":
-        conditions["amount_beyond_bound"] = finite & (money > bound)
-    return f.array_compact(f.array(*[f.when(condition, name) for name, condition in conditions.items()]))
-
-
-def _original(columns: list[str]) -> Column:
-    """The row as the source gave it, as JSON, with its ids pseudonymised."""
-    hidden = {"user_id": f.col("_user"), "event_id": f.col("_id")}
-    return f.to_json(f.struct(*[hidden.get(c, f.col(c)).alias(c) for c in columns]))
-
-
-def _pseudonyms() -> dict[str, Column]:
-    return {
-        "_user": f.when(f.col("_user") != "", pseudonym(f.col("_user"))),
-        "_id": f.when(f.col("_id") != "", pseudonym(f.col("_id"))),
-    }
-
-
-def _prepared(rows: DataFrame, spec: IngestSpec, now: dt.datetime) -> DataFrame:
-    bound = f.lit(spec.events.largest_amount)
-    beyond = f.col("_decimal").isNull() | (f.col("_decimal") > bound)
-    clipped = (f.size("reasons") == 0) & f.col("amount").isNotNull() & beyond
-    prepared = rows.select(
-        f.col("_id").alias("event_id"),
-        f.col("_user").alias("user_id"),
-        f.col("_time").alias("event_time"),
-        "event_type",
-        f.when(clipped, bound).otherwise(f.col("_decimal")).try_cast(tables.MONEY.simpleString()).alias("amount"),
-        f.when(clipped, bound).cast(tables.MONEY).alias("clipped_at"),
-        *[f.col(f"_{name}").alias(name) for name in spec.source.attributes],
-        f.lit(now).alias("ingested_at"),
-        f.to_date("_time").alias("event_date"),
-        "reasons",
-        "original",
-    )
-    # The hash passes over nulls, so which columns are null is hashed too: a value must not move unseen.
-    content = [column for c in spec.content for column in (f.col(c), f.col(c).isNull())]
-    return prepared.withColumn("content_hash", f.xxhash64(*content))
-
-
-def refused_lines(spark: SparkSession, malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFrame:
-    """Malformed source lines as rows of `events_rejected`, encrypted because nobody knows where the id stands."""
-    rows = with_key(spark, malformed, key)
-    return without_key(
-        rows.select(
-            "*",
-            f.array(f.lit(MALFORMED_LINE)).alias("reasons"),
-            f.lit(None).cast("string").alias("user_id"),
-            f.lit(None).cast("string").alias("event_id"),
-            encrypted(f.col("line")).alias("original"),
-            pseudonym(f.col("line")).alias("_content"),
-            f.lit(now).alias("ingested_at"),
-        )
-    ).drop("line")
-
-
-def rejections(refused: DataFrame, lines: DataFrame) -> DataFrame:
-    """All refused rows as rows of `events_rejected`.
-
-    A row's identity is its content and how many times the same content came before it: rows that are equal are all
-    kept, and the same input read again yields the same identities.
-
-    Args:
-        refused: columns of `REFUSED`.
-        lines: of `refused_lines`.
+    They are encrypted because nobody knows where the id stands.
     """
-    columns = ["source", *REFUSED, "_content"]
-    rows = refused.withColumns({"source": f.lit("query"), "_content": f.col("original")})
-    together = rows.select(columns).unionByName(lines.select(columns))
-    nth = f.row_number().over(Window.partitionBy("source", "_content").orderBy("reasons"))
-    identity = f.sha2(f.concat_ws("|", "source", f.array_join("reasons", ","), "_content", nth.cast("string")), 256)
-    return together.withColumn("rejection_id", f.substring(identity, 1, 32)).drop("_content")
+    schema = "source STRING, content STRING, original STRING, ingested_at TIMESTAMP"
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = {
+                "source": batch["source"],
+                "content": pseudonyms(batch["line"], key),
+                "original": batch["original"],
+                "ingested_at": pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows),
+            }
+            yield pa.record_batch(columns)
+
+    lines = malformed.withColumn("original", f.col("line"))
+    return encrypted(malformed.sparkSession, lines, "original", key).mapInArrow(task, schema)
 
 
 Counts = Mapping[tuple[str, str | None, dt.date | None], int]
 """Rows by status, type and date, see `features.repeats.counts`."""
 
 
-def by_status(counts: Counts, lines: int) -> dict[str, int]:
-    """Rows by status; malformed lines are rejected rows. Always has all three statuses."""
+def by_status(counts: Counts) -> dict[str, int]:
+    """Rows by status, always all three."""
     found = dict.fromkeys((ACCEPTED, REJECTED, DUPLICATE), 0)
     for (status, _, _), rows in counts.items():
         if status in found:
             found[status] += rows
-    found[REJECTED] += lines
     return found
 
 

@@ -1,8 +1,4 @@
-"""Keyed pseudonyms: HMAC-SHA256 (RFC 2104) of ids, written as Spark SQL so that no row passes through Python.
-
-The key never stands in a query plan (plans are shown in Spark's UI and logged): it travels as the one row of a small
-relation that is joined to the data.
-"""
+"""Keyed pseudonyms: HMAC-SHA256 (RFC 2104) of ids, over Arrow arrays; and how lines are kept that nobody can read."""
 
 from __future__ import annotations
 
@@ -10,7 +6,11 @@ import hashlib
 import hmac
 import os
 
-from pyspark.sql import Column, DataFrame, SparkSession
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.errors import PseudonymKeyError
@@ -20,7 +20,9 @@ DIGITS = 32
 
 _BLOCK = 64  # bytes of a SHA-256 block
 _SHORTEST = 16
-_COLUMNS = ("_inner_pad", "_outer_pad", "_line_key")
+_BLANK = " \t\r\n"
+_LINE_KEY = "_line_key"
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 def key_from_environment(variable: str) -> bytes:
@@ -38,7 +40,7 @@ def key_from_environment(variable: str) -> bytes:
 
 
 def digest(key: bytes, text: str) -> str:
-    """The pseudonym of `text`, as the SQL of `pseudonym` gives it."""
+    """The pseudonym of `text`, as `pseudonyms` gives it."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:DIGITS]
 
 
@@ -52,29 +54,48 @@ def line_key(key: bytes) -> bytes:
     return hmac.new(key, b"tiercast malformed lines", hashlib.sha256).digest()
 
 
-def with_key(spark: SparkSession, rows: DataFrame, key: bytes) -> DataFrame:
-    """`rows` with the key's columns, for `pseudonym` and `encrypted`; `without_key` drops them."""
+def pseudonyms(texts: pa.StringArray, key: bytes) -> pa.StringArray:
+    """The pseudonym of each text, as `digest` gives it; null stays null.
+
+    Each different text is hashed once, from states of the two hashes that have taken the key in already.
+    """
+    different = texts.dictionary_encode()
     block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
-    pads = [bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block), line_key(key)]
-    schema = ", ".join(f"{c} BINARY" for c in _COLUMNS)
-    return rows.crossJoin(f.broadcast(spark.createDataFrame([tuple(bytearray(p) for p in pads)], schema)))
+    inner, outer = (hashlib.sha256(bytes(b ^ pad for b in block)) for pad in (0x36, 0x5C))
+    hashed = list[bytes]()
+    for text in different.dictionary.cast(pa.binary()).to_pylist():
+        first, second = inner.copy(), outer.copy()
+        first.update(text)
+        second.update(first.digest())
+        hashed.append(second.digest())
+    numbers = np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, inner.digest_size)
+    return hexadecimal(numbers[:, : DIGITS // 2]).take(different.indices)
 
 
-def without_key(rows: DataFrame) -> DataFrame:
-    """`rows` without the key's columns."""
-    return rows.drop(*_COLUMNS)
+def of_ids(ids: pa.StringArray, key: bytes) -> pa.StringArray:
+    """Pseudonyms of ids without the blanks around them, null where nothing is left."""
+    trimmed = pc.ascii_trim(ids, _BLANK)
+    return pseudonyms(pc.if_else(pc.equal(trimmed, ""), None, trimmed), key)
 
 
-def pseudonym(text: Column) -> Column:
-    """HMAC-SHA256 of a string column, first 128 bits in hexadecimal; null stays null."""
-    inner, outer, _ = (f.col(c) for c in _COLUMNS)
-    first = f.sha2(f.concat(inner, f.encode(text, "UTF-8")), 256)
-    return f.substring(f.sha2(f.concat(outer, f.unhex(first)), 256), 1, DIGITS)
+def hexadecimal(numbers: npt.NDArray[np.uint8]) -> pa.StringArray:
+    """[n] rows of [n, m] bytes as hexadecimal digits."""
+    rows, width = numbers.shape
+    digits = np.empty((rows, 2 * width), np.uint8)
+    digits[:, ::2], digits[:, 1::2] = _HEX[numbers >> 4], _HEX[numbers & 15]
+    offsets = np.arange(rows + 1, dtype=np.int32) * (2 * width)
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
-def encrypted(text: Column) -> Column:
-    """AES-GCM of a string column under the line key, base64: random bits, so never equal twice."""
-    return f.base64(f.aes_encrypt(f.encode(text, "UTF-8"), f.col(_COLUMNS[2]), f.lit("GCM")))
+def encrypted(spark: SparkSession, rows: DataFrame, column: str, key: bytes) -> DataFrame:
+    """`rows` with a string column AES-GCM encrypted under the line key, base64: random bits, so never equal twice.
+
+    The key never stands in a query plan (plans are shown in Spark's UI and logged): it travels as the one row of a
+    small relation that is joined to the data.
+    """
+    keys = spark.createDataFrame([(bytearray(line_key(key)),)], f"{_LINE_KEY} BINARY")
+    text = f.base64(f.aes_encrypt(f.encode(f.col(column), "UTF-8"), f.col(_LINE_KEY), f.lit("GCM")))
+    return rows.crossJoin(f.broadcast(keys)).withColumn(column, text).drop(_LINE_KEY)
 
 
 def check_key(key: bytes, stored: str | None, uri: str) -> None:

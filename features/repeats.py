@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,21 +19,35 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import StructType
 
-from features import table_files, tables, tasks
+from features import rejections, table_files, tables, tasks
+from features.checks import REASONS, Checks, check, is_raw
+from features.delta import scalar
 from features.table_files import SPREAD, AddedFile, TableFile
 
 ACCEPTED, REJECTED, DUPLICATE, READ = "accepted", "rejected", "duplicate", "read"
 CONFLICT = "conflicting_event_id"
 
-_CUT = "shard INT, known BOOLEAN, rows LONG, dates ARRAY<DATE>, blob BINARY"
+ROWS, LINES, KNOWN = "row", "line", "known"
+"""Kinds of pieces: checked rows, malformed lines, and what stands in `events`."""
+
+_CUT = "shard INT, kind STRING, rows LONG, dates ARRAY<DATE>, ids BINARY, blob BINARY"
 _SETTLED = "status STRING, event_type STRING, event_date DATE, rows LONG, blob BINARY"
-_PIECE = ["shard", "known", "rows", "blob"]
+_PORTION = "portion LONG, known BOOLEAN, blob BINARY"
+_PIECE = ["shard", "kind", "rows", "blob"]
 _KNOWN = ["event_id", "content_hash"]
 _NOTHING_KNOWN = pa.table({"event_id": pa.array([], pa.string()), "content_hash": pa.array([], pa.int64())})
-_ROWS = 262_144  # that a task gathers before it cuts them: some hundred to a blob
-_SHARDS, _SHARDS_PER_TASK = 256, 4  # a shard is what a task holds at once
+_IDENTITY = "rejection_id"
+_NO_IDENTITY = pa.table({_IDENTITY: pa.array([], pa.string())})
+_ROWS = 262_144  # that a task gathers before it cuts them: some thousand to a blob
+_EPOCH = dt.date(1970, 1, 1)
+_SHARDS, _SHARDS_PER_TASK = 64, 4  # a shard is what a task holds at once
+_TASKS_PER_CORE = 4
 _DIGITS = 4
-_PLACES = pa.array([f"{n:0{_DIGITS}x}" for n in range(SPREAD)])
+_SOUGHT_DIGITS = 6  # by which known ids are told that no row has: a bit for each number they make, 2 MB
+_SOUGHT_ROWS, _SOUGHT_SHARE = 1 << 22, 4  # of rows with more ids than that, or than a share of those known, most match
+_SOUGHT_AT_ONCE = 16  # times as many known rows as a task would cut otherwise: few of them are left
+_VALUES = np.zeros(256, np.int64)  # of hexadecimal digits
+_VALUES[list(b"0123456789abcdef")] = np.arange(16)
 
 
 def settle(rows: pa.Table, known: pa.Table) -> pa.Table:
@@ -42,24 +57,35 @@ def settle(rows: pa.Table, known: pa.Table) -> pa.Table:
     part: a broken repeat of a good row must not shadow it.
 
     Args:
-        rows: all of their ids' rows of `features.ingest.check`, in any order.
+        rows: all of their ids' rows of `features.checks.check`, in any order.
         known: `event_id` and `content_hash` of events that stand in the table, each id once; it may hold other ids.
     """
-    valid = pc.equal(pc.list_value_length(rows["reasons"]), 0)
-    refused = rows.filter(pc.invert(valid))
-    rows = rows.filter(valid).sort_by([(c, "ascending") for c in ("event_id", "content_hash", "original")])
-    ids, content = rows["event_id"], rows["content_hash"].to_numpy()
+    status = np.full(rows.num_rows, REJECTED, object)
+    valid = np.flatnonzero(pc.equal(pc.list_value_length(rows[REASONS]), 0).to_numpy())
+    keys = rows.select(_KNOWN).take(pa.array(valid))
+    order = pc.sort_indices(keys, [(c, "ascending") for c in _KNOWN])
+    keys, valid = keys.take(order).combine_chunks(), valid[order.to_numpy()]
+    ids, content = keys["event_id"], keys["content_hash"].to_numpy()
     first = _starts(ids)
     place = pc.index_in(ids, known["event_id"].combine_chunks())
     stands = place.is_valid().to_numpy()
     wanted = content[np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))] if len(ids) else content
     wanted = np.where(stands, _taken(known["content_hash"].to_numpy(), place), wanted)
     conflict = content != wanted
-    status = np.select([conflict, stands | ~first], [REJECTED, DUPLICATE], ACCEPTED)
-    at, reasons = rows.column_names.index("reasons"), rows["reasons"]
+    status[valid] = np.select([conflict, stands | ~first], [REJECTED, DUPLICATE], ACCEPTED)
+    rows = rows.append_column("status", pa.array(status, pa.string()))
+    return _with_conflicts(rows, valid[conflict])
+
+
+def _with_conflicts(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
+    """Rows of which some have a conflict for their only reason."""
+    if not len(places):
+        return rows
+    at, reasons = rows.column_names.index(REASONS), rows[REASONS]
+    conflict = np.zeros(rows.num_rows, bool)
+    conflict[places] = True
     reasons = pc.if_else(pa.array(conflict), pa.scalar([CONFLICT], reasons.type), reasons)
-    rows = rows.set_column(at, rows.schema.field(at), reasons).append_column("status", pa.array(status, pa.string()))
-    return pa.concat_tables([rows, refused.append_column("status", pa.repeat(REJECTED, refused.num_rows))])
+    return rows.set_column(at, rows.schema.field(at), reasons)
 
 
 def _starts(ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
@@ -76,15 +102,27 @@ def _taken(values: npt.NDArray[np.int64], place: pa.ChunkedArray) -> npt.NDArray
     return np.asarray(values[place.fill_null(0).to_numpy()])
 
 
-def cut(checked: DataFrame) -> DataFrame:
-    """The rows of `features.ingest.check` as blobs by shard of event ids, and the dates in each."""
-    shards = _shards(checked.sparkSession)
+def cut(typed: DataFrame, checks: Checks) -> DataFrame:
+    """The rows of `features.ingest.typed`, checked, as blobs by shard of event ids, and the dates in each."""
+    shards = _shards(typed.sparkSession)
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pa.set_cpu_count(1)  # Spark gives a task one core
+        for rows in _gathered(batches):
+            yield from _blobs(pa.Table.from_batches([check(b, checks) for b in rows.to_batches()]), shards, ROWS)
+
+    return typed.mapInArrow(task, _CUT)
+
+
+def cut_lines(lines: DataFrame) -> DataFrame:
+    """The malformed lines of `features.ingest.refused_lines` as blobs by shard of their content."""
+    shards = _shards(lines.sparkSession)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for rows in _gathered(batches):
-            yield from _blobs(rows, shards, known=False)
+            yield from _blobs(rows, shards, LINES)
 
-    return checked.mapInArrow(task, _CUT)
+    return lines.mapInArrow(task, _CUT)
 
 
 def dates(pieces: DataFrame) -> set[dt.date]:
@@ -92,42 +130,60 @@ def dates(pieces: DataFrame) -> set[dt.date]:
     return {row[0] for row in pieces.select(f.explode("dates")).distinct().collect()}
 
 
-def settled(spark: SparkSession, pieces: DataFrame, known: Sequence[TableFile]) -> DataFrame:
+def sought(pieces: DataFrame, known: Sequence[TableFile]) -> bytes | None:
+    """Bits of the beginnings of ids that the rows in blobs have, so that few known events cross the shuffle in vain.
+
+    None where the rows are so many, against what is known, that it would not pay.
+    """
+    rows = pieces.where(f.col("kind") == ROWS)
+    count, stand = int(scalar(rows.agg(f.sum("rows"))) or 0), sum(file.rows for file in known)
+    if count > min(_SOUGHT_ROWS, stand // _SOUGHT_SHARE):
+        return None
+    bits = np.zeros(1 << 4 * _SOUGHT_DIGITS, bool)
+    for (ids,) in rows.select("ids").collect():
+        bits[np.frombuffer(ids, np.int32)] = True
+    return np.packbits(bits).tobytes()
+
+
+def settled(
+    pieces: DataFrame, known: Sequence[TableFile], columns: Sequence[str], sought: bytes | None = None
+) -> DataFrame:
     """Rows by status: of each task counts by type and date, and blobs of those accepted, by date, and refused.
 
     Args:
-        spark: the session.
-        pieces: of `cut`.
+        pieces: of `cut` and `cut_lines`.
         known: files of `events` among whose rows repeats are looked for.
+        columns: what the source yields, in its order.
+        sought: of `sought`; None takes all that is known along.
     """
     if known:
-        pieces = pieces.unionByName(_known(spark, known))
+        pieces = pieces.unionByName(_known(pieces.sparkSession, known, sought))
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        kept, rows = list[pa.Table](), 0
-        for read, shard in _settled_shards(batches):
-            yield _row(READ, rows=read)
-            kept.append(shard)
-            rows += read
-            if rows >= _ROWS:
-                yield from _by_status(pa.concat_tables(kept).combine_chunks())
-                kept, rows = [], 0
-        if kept:
-            yield from _by_status(pa.concat_tables(kept).combine_chunks())
+        pa.set_cpu_count(1)
+        for shards in _shards_at_once(batches):
+            yield from _by_status(shards, columns)
 
     return pieces.repartition("shard").sortWithinPartitions("shard").mapInArrow(task, _SETTLED)
 
 
-def _settled_shards(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
-    """How many rows of each shard crossed the shuffle, and what they are; one shard at a time is in memory."""
+Pieces = Mapping[str, pa.Table]
+"""Rows by kind, of one or more whole shards."""
+
+
+def _shards_at_once(batches: Iterable[pa.RecordBatch]) -> Iterator[Pieces]:
+    """Small shards are settled together, large ones one after another."""
     pieces = (piece for batch in batches for piece in zip(*(batch[c] for c in _PIECE), strict=True))
+    kept, rows = defaultdict[str, list[pa.Table]](list), 0
     for _, of_shard in itertools.groupby(pieces, lambda piece: piece[0]):
-        rows, known, read = list[pa.Table](), [_NOTHING_KNOWN], 0
-        for _, stands, count, blob in of_shard:
-            (known if stands.as_py() else rows).append(_opened(blob))
-            read += 0 if stands.as_py() else count.as_py()
-        if rows:
-            yield read, settle(pa.concat_tables(rows).combine_chunks(), pa.concat_tables(known))
+        for _, kind, count, blob in of_shard:
+            kept[kind.as_py()].append(_opened(blob))
+            rows += count.as_py()
+        if rows >= _ROWS:
+            yield {kind: pa.concat_tables(of).combine_chunks() for kind, of in kept.items()}
+            kept, rows = defaultdict(list), 0
+    if rows:
+        yield {kind: pa.concat_tables(of).combine_chunks() for kind, of in kept.items()}
 
 
 def counts(rows: DataFrame) -> Mapping[tuple[str, str | None, dt.date | None], int]:
@@ -138,14 +194,59 @@ def counts(rows: DataFrame) -> Mapping[tuple[str, str | None, dt.date | None], i
 
 
 def refused(rows: DataFrame, schema: StructType) -> DataFrame:
-    """The refused rows of `settled`, some columns of `check`."""
+    """The refused rows of `settled`, some columns of `events_rejected`."""
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for blob in batch["blob"]:
                 yield from _opened(blob).select(schema.names).to_batches()
 
-    return rows.where(f"status = '{REJECTED}' AND blob IS NOT NULL").select("blob").mapInArrow(task, schema)
+    return _blobs_of(rows, REJECTED).mapInArrow(task, schema)
+
+
+def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, rows_per_file: int) -> list[AddedFile]:
+    """Write the refused rows of `settled` that do not stand in `events_rejected` yet, uncommitted.
+
+    Args:
+        rows: of `settled`.
+        uri: where `events_rejected` lies.
+        known: its files.
+        count: how many rows are refused.
+        rows_per_file: about; more are cut by ranges of identities into several files.
+    """
+    spark, portions = rows.sparkSession, -(-count // rows_per_file)
+
+    def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for blob in batch["blob"]:
+                yield from _cut_up(_opened(blob), portions, False)
+
+    def identities(file: int) -> Iterator[pa.RecordBatch]:
+        yield from _cut_up(table_files.read_file(known[file], [_IDENTITY]), portions, True)
+
+    def portion_file(blobs: pa.Table) -> pa.Table:
+        stand = pc.equal(blobs["known"], True)
+        found = [
+            pa.concat_tables([_opened(blob) for blob in blobs.filter(side)["blob"]] or [_NO_IDENTITY])
+            for side in (stand, pc.invert(stand))
+        ]
+        fresh = found[1].filter(pc.invert(pc.is_in(found[1][_IDENTITY], found[0][_IDENTITY].combine_chunks())))
+        files = [table_files.write_file(fresh, uri, None, None, table_files.NARROW).to_json()] if fresh.num_rows else []
+        return pa.table({tasks.FILE: pa.array(files, pa.string())})
+
+    pieces = _blobs_of(rows, REJECTED).mapInArrow(split, _PORTION)
+    if known:
+        pieces = pieces.unionByName(tasks.rows(spark, len(known), identities, _PORTION, _tasks(spark)))
+    return tasks.collected(pieces.groupBy("portion").applyInArrow(portion_file, f"{tasks.FILE} STRING"))
+
+
+def _cut_up(rows: pa.Table, portions: int, known: bool) -> Iterator[pa.RecordBatch]:
+    for portion, piece in _portions(rows, _IDENTITY, portions):
+        yield pa.record_batch({"portion": [portion], "known": [known], "blob": [_packed(piece)]})
+
+
+def _blobs_of(rows: DataFrame, status: str) -> DataFrame:
+    return rows.where((f.col("status") == status) & f.col("blob").isNotNull()).select("event_date", "blob")
 
 
 def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_file: int) -> list[AddedFile]:
@@ -162,51 +263,59 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
     def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for day, blob in zip(batch["event_date"].to_pylist(), batch["blob"], strict=True):
-                for portion, piece in _portions(blob, portions[day]):
-                    yield pa.record_batch({"event_date": [day], "portion": [portion], "blob": [piece]})
+                if portions[day] == 1:
+                    yield pa.record_batch({"event_date": [day], "portion": [0], "blob": [blob.as_py()]})
+                    continue
+                for portion, piece in _portions(_opened(blob), "user_id", portions[day]):
+                    yield pa.record_batch({"event_date": [day], "portion": [portion], "blob": [_packed(piece)]})
 
     def portion_file(key: tuple[pa.Scalar, ...], blobs: pa.Table) -> pa.Table:
-        events = _nullable(pa.concat_tables([_opened(blob) for blob in blobs["blob"]])).combine_chunks()
+        events = pa.concat_tables([_opened(blob) for blob in blobs["blob"]]).combine_chunks()
         events = events.sort_by([(c, "ascending") for c in tables.EVENT_ORDER.split(", ")])
         file = table_files.write_file(events, uri, "event_date", key[0].as_py(), table_files.NARROW)
         return pa.table({tasks.FILE: [file.to_json()]})
 
-    kept = rows.where(f"status = '{ACCEPTED}' AND blob IS NOT NULL").select("event_date", "blob")
-    pieces = kept.mapInArrow(split, "event_date DATE, portion LONG, blob BINARY")
+    pieces = _blobs_of(rows, ACCEPTED).mapInArrow(split, "event_date DATE, portion LONG, blob BINARY")
     return tasks.collected(pieces.groupBy("event_date", "portion").applyInArrow(portion_file, f"{tasks.FILE} STRING"))
 
 
-def _nullable(rows: pa.Table) -> pa.Table:
-    """Rows whose columns may be null, as Delta's are: Spark's SQL knows of some that they are not."""
-    return rows.cast(pa.schema([field.with_nullable(True) for field in rows.schema]))
-
-
-def _portions(blob: pa.Scalar, count: int) -> Iterator[tuple[int, bytes]]:
-    if count == 1:
-        yield 0, blob.as_py()
-        return
-    rows = _opened(blob)
-    portion = _place(rows["user_id"]) * count // SPREAD
+def _portions(rows: pa.Table, ids: str, count: int) -> Iterator[tuple[int, pa.Table]]:
+    portion = _place(rows[ids]) * count // SPREAD
     for number in np.unique(portion):
-        yield int(number), _packed(rows.filter(pa.array(portion == number)))
+        yield int(number), rows.filter(pa.array(portion == number))
 
 
-def _known(spark: SparkSession, files: Sequence[TableFile]) -> DataFrame:
+def _known(spark: SparkSession, files: Sequence[TableFile], sought: bytes | None) -> DataFrame:
     shards, before = _shards(spark), itertools.accumulate(file.rows for file in files)
+    at_once = _ROWS if sought is None else _ROWS * _SOUGHT_AT_ONCE
     portions = [
-        [file for _, file in group]
-        for _, group in itertools.groupby(zip(before, files, strict=True), lambda pair: pair[0] // _ROWS)
+        [file.uri for _, file in group]
+        for _, group in itertools.groupby(zip(before, files, strict=True), lambda pair: pair[0] // at_once)
     ]
 
     def work(portion: int) -> Iterator[pa.RecordBatch]:
-        rows = pa.concat_tables([_nullable(table_files.read_file(file, _KNOWN)) for file in portions[portion]])
-        yield from _blobs(rows, shards, known=True)
+        found = [_among(table_files.read_file(uri, _KNOWN), sought) for uri in portions[portion]]
+        # Other writers may say that a column has no nulls.
+        yield from _blobs(pa.concat_tables(found, promote_options="default"), shards, KNOWN)
 
-    return tasks.rows(spark, len(portions), work, _CUT)
+    return tasks.rows(spark, len(portions), work, _CUT, _tasks(spark))
+
+
+def _among(rows: pa.Table, sought: bytes | None) -> pa.Table:
+    """Known events that rows may repeat."""
+    if sought is None:
+        return rows
+    bits = np.unpackbits(np.frombuffer(sought, np.uint8)).view(bool)
+    return rows.filter(pa.array(bits[_leading(rows["event_id"], _SOUGHT_DIGITS)]))
+
+
+def _tasks(spark: SparkSession) -> int:
+    """As many as keep all cores at work to the end, and no more: each has its cost."""
+    return _TASKS_PER_CORE * spark.sparkContext.defaultParallelism
 
 
 def _shards(spark: SparkSession) -> int:
-    """At least some hundred, and more where the user has set more tasks for more rows."""
+    """Some dozens, and more where the user has set more tasks for more rows."""
     return max(_SHARDS, _SHARDS_PER_TASK * int(spark.conf.get("spark.sql.shuffle.partitions") or 1))
 
 
@@ -223,50 +332,90 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(kept).combine_chunks()
 
 
-def _blobs(rows: pa.Table, shards: int, known: bool) -> Iterator[pa.RecordBatch]:
-    shard = _place(rows["event_id"]) * shards // SPREAD
+def _blobs(rows: pa.Table, shards: int, kind: str) -> Iterator[pa.RecordBatch]:
+    shard = _place(rows["content" if kind == LINES else "event_id"]) * shards // SPREAD
     order = np.argsort(shard, kind="stable")
     rows, shard = rows.take(pa.array(order)), shard[order]
-    for begin, end in itertools.pairwise([*np.flatnonzero(np.diff(shard, prepend=-1)), len(shard)]):
+    for begin, end in _runs(shard):
         piece = rows.slice(begin, end - begin)
-        days = [] if known else pc.unique(piece["event_date"]).drop_null().to_pylist()
+        days = _dates(piece) if kind == ROWS else []
         columns = {
             "shard": pa.array([shard[begin]], pa.int32()),
-            "known": [known],
+            "kind": [kind],
             "rows": [end - begin],
             "dates": pa.array([days], pa.list_(pa.date32())),
+            "ids": [_beginnings(piece) if kind == ROWS else b""],
             "blob": [_packed(piece)],
         }
         yield pa.record_batch(columns)
 
 
+def _beginnings(rows: pa.Table) -> bytes:
+    return np.unique(_leading(rows["event_id"], _SOUGHT_DIGITS)).astype(np.int32).tobytes()
+
+
+def _dates(rows: pa.Table) -> list[dt.date]:
+    valid = pc.equal(pc.list_value_length(rows[REASONS]), 0)
+    return list(pc.unique(rows["event_date"].filter(valid)).to_pylist())
+
+
 def _place(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Where pseudonyms lie among all possible, below `SPREAD`; those missing lie at 0."""
-    first = pc.dictionary_encode(pc.utf8_slice_codeunits(ids, 0, _DIGITS)).combine_chunks()
-    if isinstance(first, pa.ChunkedArray):  # no rows
-        return np.zeros(0, np.int64)
-    places = pc.index_in(first.dictionary, _PLACES)
-    return np.asarray(places.take(first.indices).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    return _leading(ids, _DIGITS)
 
 
-def _by_status(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-    keys = ["status", "event_type", "event_date"]
-    accepted = pc.equal(rows["status"], ACCEPTED)
-    for status in (REJECTED, DUPLICATE):
-        of = rows.filter(pc.equal(rows["status"], status))
-        if of.num_rows:
-            yield _row(status, rows=of.num_rows)
-            if status == REJECTED:
-                yield _row(status, blob=_packed(of))
-    rows = rows.filter(accepted).sort_by("event_date")
-    for found in rows.group_by(keys).aggregate([([], "count_all")]).to_pylist():
-        yield _row(found["status"], found["event_type"], found["event_date"], found["count_all"])
-    begin = 0
-    for day in pc.value_counts(rows["event_date"]):
-        count = day["counts"].as_py()
-        piece = rows.slice(begin, count).drop(["event_date", "status", "reasons", "original"])
-        yield _row(ACCEPTED, day=day["values"].as_py(), blob=_packed(piece))
-        begin += count
+def _leading(ids: pa.ChunkedArray, digits: int) -> npt.NDArray[np.int64]:
+    """The number that the first hexadecimal digits of pseudonyms make, 0 where they are missing."""
+    found = [np.zeros(0, np.int64)]
+    for chunk in ids.chunks:
+        texts = chunk.fill_null("0" * digits)
+        offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts)]
+        letters = np.frombuffer(texts.buffers()[2], np.uint8)
+        numbers = np.zeros(len(texts), np.int64)
+        for digit in range(digits):
+            numbers = numbers << 4 | _VALUES[letters[offsets + digit]]
+        found.append(numbers)
+    return np.concatenate(found)
+
+
+def _by_status(pieces: Pieces, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """What `settled` gives of whole shards."""
+    yield _row(READ, rows=sum(pieces[kind].num_rows for kind in (ROWS, LINES) if kind in pieces))
+    if LINES in pieces:
+        yield from _refusals(rejections.of_lines(pieces[LINES]))
+    if ROWS not in pieces:
+        return
+    rows = settle(pieces[ROWS], pieces.get(KNOWN, _NOTHING_KNOWN))
+    status = rows["status"].to_numpy()
+    yield _row(DUPLICATE, rows=int((status == DUPLICATE).sum()))
+    if (status == REJECTED).any():
+        yield from _refusals(rejections.of_rows(rows.filter(pa.array(status == REJECTED)), columns))
+    yield from _accepted(rows, np.flatnonzero(status == ACCEPTED))
+
+
+def _refusals(rows: pa.Table) -> Iterator[pa.RecordBatch]:
+    yield _row(REJECTED, rows=rows.num_rows)
+    yield _row(REJECTED, blob=_packed(rows))
+
+
+def _accepted(rows: pa.Table, places: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    """Counts by type and date, and a blob per date, of the rows at some places."""
+    kinds = rows.select(["event_type", "event_date"]).take(pa.array(places))
+    for found in kinds.group_by(kinds.column_names).aggregate([([], "count_all")]).to_pylist():
+        yield _row(ACCEPTED, found["event_type"], found["event_date"], found["count_all"])
+    day = kinds["event_date"].cast(pa.int32()).to_numpy()
+    order = np.argsort(day, kind="stable")
+    kept = [c for c in rows.column_names if c not in ("event_date", "status", REASONS) and not is_raw(c)]
+    sorted_rows, day = rows.select(kept).take(pa.array(places[order])), day[order]
+    for begin, end in _runs(day):
+        piece = sorted_rows.slice(begin, end - begin)
+        yield _row(ACCEPTED, day=_EPOCH + dt.timedelta(days=int(day[begin])), blob=_packed(piece))
+
+
+def _runs(values: npt.NDArray[np.integer]) -> Iterator[tuple[int, int]]:
+    """Where runs of equal values begin and end."""
+    changes = np.flatnonzero(np.diff(values)) + 1
+    return itertools.pairwise([0, *changes.tolist(), len(values)]) if len(values) else iter(())
 
 
 def _row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
@@ -37,12 +38,12 @@ class SourceRows:
 
     Attributes:
         events: the query's rows, with the event columns and attributes.
-        malformed: `source` (table name) and `line` of the text lines that could not be parsed.
+        malformed: `source` (table name) and `line` of the text lines that could not be parsed; None without text.
         tables: each source table after date bounds, malformed lines left out; counted for the records.
     """
 
     events: DataFrame
-    malformed: DataFrame
+    malformed: DataFrame | None
     tables: dict[str, DataFrame]
 
 
@@ -54,7 +55,7 @@ def read_source(
     Raises:
         SourceError: a table cannot be read, or the query or its columns are wrong.
     """
-    tables, malformed = {}, spark.createDataFrame([], "source STRING, line STRING")
+    tables, malformed = {}, list[DataFrame]()
     for name, table in source.tables.items():
         with source_errors(f"source table {name!r} ({table.uri})"):
             rows = open_table(spark, table)
@@ -62,16 +63,14 @@ def read_source(
                 # Parsed once and whole: which lines are malformed depends on the columns that are parsed.
                 rows = rows.persist(StorageLevel.DISK_ONLY)
                 lines = rows.where(f.col(MALFORMED).isNotNull())
-                malformed = malformed.unionByName(
-                    lines.select(f.lit(name).alias("source"), f.col(MALFORMED).alias("line"))
-                )
+                malformed.append(lines.select(f.lit(name).alias("source"), f.col(MALFORMED).alias("line")))
                 rows = rows.where(f.col(MALFORMED).isNull()).drop(MALFORMED)
             tables[name] = _between(rows, table.date_column, since, until)
             tables[name].createOrReplaceTempView(name)
     with source_errors("the source query"):
         events = spark.sql(source.query)
     _check_columns(events, source)
-    return SourceRows(events, malformed, tables)
+    return SourceRows(events, functools.reduce(DataFrame.unionByName, malformed) if malformed else None, tables)
 
 
 def open_table(spark: SparkSession, table: SourceTable) -> DataFrame:

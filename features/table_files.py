@@ -38,6 +38,7 @@ WIDE, NARROW = 8_192, 4_096
 
 Bounds = list[tuple[str | None, str | None]]
 _VERSIONS = 32  # of tables whose files are remembered
+_LONGEST_BOUND = 64  # characters; longer text is no bound worth keeping in the log
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 
 
@@ -115,15 +116,15 @@ def active_files(uri: str, at: int) -> list[TableFile]:
 
 
 @functools.lru_cache(_VERSIONS)
-def _log(uri: str, at: int) -> tuple[str, pa.Table]:
-    """The partition column, and what Delta's log says of each active file.
+def _log(uri: str, at: int) -> tuple[str | None, pa.Table]:
+    """The partition column, if there is one, and what Delta's log says of each active file.
 
     A version never changes, and a plan asks for it once per date.
     """
     from deltalake import DeltaTable
 
     table = DeltaTable(uri, version=at)
-    (partition,) = table.metadata().partition_columns
+    partition = next(iter(table.metadata().partition_columns), None)
     return partition, pa.table(table.get_add_actions(flatten=True))
 
 
@@ -187,13 +188,18 @@ def read_range(
             return _in_range(_read(file.uri, source, users, columns, words, ()), users)
 
 
-def read_file(file: TableFile, columns: Sequence[str]) -> pa.Table:
+def file_uris(uri: str, at: int) -> list[str]:
+    """Where the active files lie of version `at` of the Delta table at `uri`, partitioned or not, by name."""
+    return sorted(places.join(uri, unquote(path)) for path in _log(uri, at)[1]["path"].to_pylist())
+
+
+def read_file(uri: str, columns: Sequence[str]) -> pa.Table:
     """All rows of a file, some columns of them.
 
     Raises:
         StorageError: the file is missing or damaged.
     """
-    with _damaged(file.uri), places.opened(file.uri) as source:
+    with _damaged(uri), places.opened(uri) as source:
         return _with_known_types(pq.ParquetFile(source).read(list(columns), use_threads=False))
 
 
@@ -310,13 +316,18 @@ class AddedFile:
         return cls(**json.loads(text))
 
 
-def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date, group_rows: int = WIDE) -> AddedFile:
+def write_file(
+    rows: pa.Table, uri: str, partition: str | None, date: dt.date | None, group_rows: int = WIDE
+) -> AddedFile:
     """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
+
+    A table without partitions has neither.
 
     Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
     """
     rows = rows.select([c for c in rows.column_names if c != partition])
-    path = f"{partition}={date}/part-{uuid.uuid4().hex}.parquet"
+    name, values = f"part-{uuid.uuid4().hex}.parquet", {partition: str(date)} if partition else {}
+    path = f"{partition}={date}/{name}" if partition else name
     with places.created(places.join(uri, path)) as sink:
         pq.write_table(
             rows,
@@ -328,7 +339,7 @@ def write_file(rows: pa.Table, uri: str, partition: str, date: dt.date, group_ro
             store_schema=False,
         )
         size = sink.tell()
-    return AddedFile(uri, path, size, rows.num_rows, {partition: str(date)}, _statistics(rows))
+    return AddedFile(uri, path, size, rows.num_rows, values, _statistics(rows))
 
 
 def _dictionaries(schema: pa.Schema) -> list[str]:
@@ -356,7 +367,9 @@ def _statistics(rows: pa.Table) -> str:
         if not _bounded(field.type) or column.null_count == len(column):
             continue
         bounds = pc.min_max(column.cast(pa.string()) if pa.types.is_dictionary(field.type) else column)
-        low[field.name], high[field.name] = (_plain(bounds[side].as_py()) for side in ("min", "max"))
+        least, most = (_plain(bounds[side].as_py()) for side in ("min", "max"))
+        if not isinstance(least, str) or max(len(least), len(most)) <= _LONGEST_BOUND:
+            low[field.name], high[field.name] = least, most
     return json.dumps({"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
 
 

@@ -52,37 +52,42 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     seen, seen_rejected = delta.version(spark, events_uri), delta.version(spark, rejected_uri)
 
     known, within = table_files.active_files(events_uri, seen), spec.events.repeats_within_days
-    pieces = repeats.cut(ingest.check(spark, source.events, spec, key, record.now))
+    columns = source.events.columns
+    pieces = repeats.cut(ingest.typed(source.events, spec), spec.checks(columns, key, record.now))
+    if source.malformed is not None:
+        pieces = pieces.unionByName(repeats.cut_lines(ingest.refused_lines(source.malformed, key, record.now)))
     with source_errors("the source"):  # the first time that its rows are read
-        if within is not None:
+        sought = None
+        if known:
             pieces = pieces.persist(StorageLevel.DISK_ONLY)
-            known = ingest.near(known, repeats.dates(pieces), within)
-        settled = repeats.settled(spark, pieces, known).persist(StorageLevel.DISK_ONLY)
+            known = known if within is None else ingest.near(known, repeats.dates(pieces), within)
+            sought = repeats.sought(pieces, known)
+        settled = repeats.settled(pieces, known, columns, sought).persist(StorageLevel.DISK_ONLY)
         counts = repeats.counts(settled)
-    lines = ingest.refused_lines(spark, source.malformed, key, record.now).persist(StorageLevel.DISK_ONLY)
-    by_source, malformed = ingest.by_source(source), lines.count()
-    by_status, new_days = ingest.by_status(counts, malformed), ingest.by_date(counts)
-    read = counts.get((repeats.READ, None, None), 0) + malformed
-    record.counts = {**by_status, "rows_read": read, **ingest.by_type(counts), **by_source}
+    by_status, new_days = ingest.by_status(counts), ingest.by_date(counts)
+    read = counts.get((repeats.READ, None, None), 0)
+    record.counts = {**by_status, "rows_read": read, **ingest.by_type(counts), **ingest.by_source(source)}
     if not read:
         raise SourceError("the source has no rows" + (f" from {since} to {until}" if since or until else ""))
     if sum(by_status.values()) != read:
         raise ReconciliationError(f"accepted + rejected + duplicates are not the rows read: {record.counts}")
 
-    refused = repeats.refused(settled, tables.EVENTS_REJECTED.part(ingest.REFUSED))
-    rejected = ingest.rejections(refused, lines)
-    fresh = rejected.join(delta.read(spark, rejected_uri).select("rejection_id"), "rejection_id", "left_anti")
-    if by_status[repeats.REJECTED] and not fresh.isEmpty():
-        record.versions["events_rejected"] = delta.commit(
-            fresh, rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected
-        )
+    rows_per_file, refused = job.settings.sequence.rows_per_range, by_status[repeats.REJECTED]
+    if refused:
+        standing = table_files.file_uris(rejected_uri, seen_rejected)
+        files = repeats.write_refused(settled, rejected_uri, standing, refused, rows_per_file)
+        if files:
+            record.versions["events_rejected"] = delta.commit_files(
+                rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected, [], files
+            )
+    rejected = repeats.refused(settled, tables.EVENTS_REJECTED.part(["reasons", "original"]))
     known_days = table_files.rows_by_date(table_files.active_files(events_uri, seen))
     quality.check_gates(by_status, rejected, known_days, new_days, job.settings.quality, record.now)
     record.versions["events"] = seen
     if not new_days:
         record.status = "unchanged"
         return
-    files = repeats.write(settled, events_uri, new_days, job.settings.sequence.rows_per_range)
+    files = repeats.write(settled, events_uri, new_days, rows_per_file)
     record.versions["events"] = delta.commit_files(events_uri, spec.table, record.id, seen, [], files, alone=True)
 
 

@@ -26,6 +26,8 @@ BAD: dict[str, tuple[Row, set[str]]] = {
     "time without a date": ({"at": "10:30"}, {"unparseable_time"}),
     "time tomorrow": ({"at": "2024-06-02T12:00:00Z"}, {"time_in_future"}),
     "time beyond the tolerance": ({"at": "2024-06-01T13:00:01Z"}, {"time_in_future"}),
+    "time before year 1": ({"at": "-0001-06-01T00:00:00Z"}, {"unparseable_time"}),
+    "time of year 12345": ({"at": "+12345-01-01T00:00:00Z"}, {"time_in_future"}),
     "time 2100": ({"at": "2100-01-01"}, {"time_in_future"}),
     "type unknown": ({"kind": "refund"}, {"unknown_event_type"}),
     "type null": ({"kind": None}, {"unknown_event_type"}),

@@ -6,13 +6,14 @@ import datetime as dt
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
 from features import delta
-from features.ingest import by_status, check
-from features.repeats import counts, cut, settled
+from features.ingest import by_status, typed
+from features.repeats import counts, cut, settled, sought
 from features.table_files import active_files
 from jobs.settings import Settings
 from tests.end_to_end.programme import KEY
@@ -80,6 +81,30 @@ def test_bad_input_conflict_with_the_table(spark: SparkSession, tmp_path: Path) 
     assert reconciles(found.run)
 
 
+def test_bad_input_few_rows_against_many_known_events(spark: SparkSession, tmp_path: Path) -> None:
+    """Known events that no row can repeat are left out of the shuffle; the others must not be."""
+    known = [row(f"e{n}", paid=str(n), at=f"2024-04-{1 + n % 30:02d}") for n in range(60)]
+    ingest(spark, of_rows(tmp_path, known))
+    few = [*known[7:19], row("e30", paid="0.5"), row("new"), row("new")]
+    chosen = of_rows(tmp_path, few)
+    found = ingest(spark, chosen)
+    assert (found.run.counts["duplicate"], found.run.counts["accepted"]) == (13, 1)
+    assert found.reasons("e30") == CONFLICT
+    assert reconciles(found.run)
+
+    spec, rows = chosen.ingest, spark.read.json(chosen.ingest.source.tables["rows"].uri)
+    query = rows.selectExpr(
+        "id event_id", "who user_id", "at event_time", "kind event_type", "paid amount", "items", "channel"
+    )
+    pieces = cut(typed(query, spec), spec.checks(query.columns, KEY.encode(), NOW))
+    uri = chosen.storage.table("events")
+    files = active_files(uri, delta.version(spark, uri))
+    bits = sought(pieces, files)
+    assert bits is not None
+    assert np.unpackbits(np.frombuffer(bits, np.uint8)).sum() == 14
+    assert sought(pieces, files[:20]) is None
+
+
 @pytest.mark.parametrize(("within", "found_as"), [(None, "rejected"), (9, "accepted"), (10, "rejected")])
 def test_repeats_are_looked_for_among_the_rows_own_dates_and_some_days_back(
     spark: SparkSession, tmp_path: Path, within: int | None, found_as: str
@@ -101,7 +126,8 @@ def test_bad_input_conflict_of_nulls_in_other_places(spark: SparkSession, tmp_pa
         "SELECT 'e' event_id, 'm' user_id, '2024-05-01' event_time, 'visit' event_type, NULL amount, '2' items, "
         "'shop' channel, one, two FROM VALUES ('a', NULL), (NULL, 'a') AS t(one, two)"
     )
-    found = by_status(counts(settled(spark, cut(check(spark, rows, spec, KEY.encode(), NOW)), [])), 0)
+    pieces = cut(typed(rows, spec), spec.checks(rows.columns, KEY.encode(), NOW))
+    found = by_status(counts(settled(pieces, [], rows.columns)))
     assert found == {"accepted": 1, "rejected": 1, "duplicate": 0}
 
 

@@ -16,7 +16,6 @@ SCHEMA = pa.schema(
     {
         "event_id": pa.string(),
         "content_hash": pa.int64(),
-        "original": pa.string(),
         "reasons": pa.list_(pa.field("element", pa.string(), nullable=False)),
     }
 )
@@ -27,7 +26,6 @@ valid = st.fixed_dictionaries(
     {
         "event_id": st.sampled_from("abcd"),
         "content_hash": st.integers(-2, 2),
-        "original": st.sampled_from("xy"),
         "reasons": st.just([]),
     }
 )
@@ -35,7 +33,6 @@ refused = st.fixed_dictionaries(
     {
         "event_id": st.sampled_from(["a", "b", None]),
         "content_hash": st.integers(-2, 2),
-        "original": st.sampled_from("xy"),
         "reasons": st.sampled_from([["missing_user"], ["missing_time", "negative_amount"]]),
     }
 )
@@ -52,7 +49,7 @@ def reference(rows: list[Row], known: dict[str, int]) -> list[Row]:
         else:
             of_id[row["event_id"]].append(row)
     for name, same in of_id.items():
-        same.sort(key=lambda r: (r["content_hash"], r["original"]))
+        same.sort(key=lambda r: r["content_hash"])
         wanted = known.get(name, same[0]["content_hash"])
         for place, row in enumerate(same):
             if row["content_hash"] != wanted:
