@@ -338,8 +338,12 @@ def _short(value: Any) -> str:
 def _as_settings(trial: FrozenTrial, networks: Sequence[str]) -> str:
     fixed: Any = optuna.trial.FixedTrial(trial.params)
     model, training = suggested(fixed, networks)
-    rounded = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in training.items()}
-    return yaml.safe_dump({"model": model.model_dump(), "training": rounded}, sort_keys=False).strip()
+    found = {"model": {"name": model.name, "parameters": _rounded(model.parameters)}, "training": _rounded(training)}
+    return yaml.safe_dump(found, sort_keys=False).strip()
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in values.items()}
 
 
 def picture(trials: Sequence[FrozenTrial]) -> Figure:

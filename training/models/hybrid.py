@@ -7,16 +7,19 @@ from typing import Any
 from pydantic import Field
 
 from training.models import EncoderShape
-from training.models.parameters import JoinedParameters
+from training.models.parameters import DROPOUT_IS, HEAD_IS, JOIN_IS, Head, Join, JoinedParameters
 
 ENCODER = EncoderShape(parameters=("embedding", "periods", "units"), causal=True)
 
 
 class Parameters(JoinedParameters):
-    """Sizes of the network."""
+    """Sizes of the network. The defaults are what a search found on the demo's data, see docs/search.md."""
 
     max_events: int = Field(96, ge=1, le=4096, description="newest events that are read")
-    units: int = Field(48, ge=1, le=4096, description="state of the GRU")
+    units: int = Field(64, ge=1, le=4096, description="state of the GRU")
+    head: Head = Field("corn", description=HEAD_IS)
+    join: Join = Field("gate", description=JOIN_IS)
+    dropout: float = Field(0.45, ge=0, lt=1, description=DROPOUT_IS)
 
 
 def encode(events: Any, present: Any, parameters: Parameters) -> Any:
