@@ -2,9 +2,10 @@
 
     make truth              # some minutes on 2 cores; writes docs/truth.md
 
-Each member lives around one as-of date: visits, purchases and campaigns in the month before it, one purchase in the
-month after. Whether that one is large enough for silver is drawn with a chance that follows from the number of visits
-and from whether the last purchase lies within a week; amounts and campaigns have no part in it.
+Around each of several as-of dates every member has visits, purchases and campaigns in the month before it, drawn anew,
+and one purchase in the month after. Whether that one is large enough for silver is drawn with a chance that follows
+from the number of visits and from whether the last purchase lies within a week; amounts, campaigns and what happened
+earlier have no part in it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jobs.job import Job
 from jobs.settings import load
 
 KEY = "a key for simulated members, and for nothing else"
-COHORTS, MEMBERS, APART = 5, 3_000, 60  # as-of dates, members of each, days between the dates
+DATES, MEMBERS, APART = 5, 5_000, 60  # as-of dates, members, days between the dates
 WINDOW, SILVER = 30, 100
 FIRST = dt.date(2024, 3, 1)
 CAUSES = {"visit", "active_days", "recency_days", "purchase_recency_days", "recent_visit", "recent_purchase"}
@@ -40,29 +41,26 @@ Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 
-def as_of(cohort: int) -> dt.date:
-    """The date around which a cohort lives."""
-    return FIRST + dt.timedelta(days=APART * cohort)
+def as_of(number: int) -> dt.date:
+    """The as-of date of a number."""
+    return FIRST + dt.timedelta(days=APART * number)
 
 
 def simulate(folder: Path) -> pl.DataFrame:
-    """Write `events.parquet`; returns `user`, and `truth` the chance to move up, of the last cohort's base members."""
+    """Write `events.parquet`; returns `user`, and `truth` the chance to move up, of the last date's base members."""
     chance = np.random.default_rng(1)
-    cohorts = [_cohort(chance, cohort) for cohort in range(COHORTS)]
+    months = [_months(chance, number) for number in range(DATES)]
     # Outcomes are known once something happened after the last horizon.
-    closing = _events(COHORTS - 1, "visit", np.array([COHORTS * MEMBERS]), np.array([WINDOW + 1.0]))
-    events = (
-        pl.concat([*(events for events, _ in cohorts), closing])
-        .sample(fraction=1, shuffle=True, seed=1)
-        .with_row_index()
-    )
-    events.with_columns(id=pl.format("event-{}", "index")).drop("index").write_parquet(folder / "events.parquet")
-    return cohorts[-1][1]
+    closing = _events(DATES - 1, "visit", np.array([MEMBERS]), np.array([WINDOW + 1.0]))
+    events = pl.concat([*(events for events, _ in months), closing]).sample(fraction=1, shuffle=True, seed=1)
+    events = events.with_row_index().with_columns(id=pl.format("event-{}", "index")).drop("index")
+    events.write_parquet(folder / "events.parquet")
+    return months[-1][1]
 
 
-def _events(cohort: int, kind: str, who: Numbers, day: Floats, paid: Floats | None = None) -> pl.DataFrame:
-    """Events of members, by their numbers, at so many days after the cohort's date."""
-    midnight = dt.datetime.combine(as_of(cohort), dt.time(), dt.UTC)
+def _events(number: int, kind: str, who: Numbers, day: Floats, paid: Floats | None = None) -> pl.DataFrame:
+    """Events of members, by their numbers, at so many days after a date."""
+    midnight = dt.datetime.combine(as_of(number), dt.time(), dt.UTC)
     return pl.DataFrame(
         {
             "who": [f"member-{n}" for n in who.tolist()],
@@ -75,11 +73,12 @@ def _events(cohort: int, kind: str, who: Numbers, day: Floats, paid: Floats | No
     )
 
 
-def _cohort(chance: np.random.Generator, cohort: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _months(chance: np.random.Generator, number: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The months before and after a date, and the truth of the members who are base at it."""
     each = np.arange(MEMBERS)
 
     def events(kind: str, who: Numbers, day: Floats, paid: Floats | None = None) -> pl.DataFrame:
-        return _events(cohort, kind, cohort * MEMBERS + who, day, paid)
+        return _events(number, kind, who, day, paid)
 
     counts = {
         kind: chance.poisson(rate * chance.gamma(2, 0.5, MEMBERS))
@@ -99,7 +98,7 @@ def _cohort(chance: np.random.Generator, cohort: int) -> tuple[pl.DataFrame, pl.
         events("purchase", each, chance.uniform(1, WINDOW - 1, MEMBERS), later),
     ]
     base = np.bincount(who["purchase"], paid, MEMBERS) < SILVER
-    users = [f"member-{n}" for n in (cohort * MEMBERS + each[base]).tolist()]
+    users = [f"member-{n}" for n in each[base].tolist()]
     return pl.concat(parts), pl.DataFrame({"user": users, "truth": truth[base]})
 
 
@@ -119,8 +118,8 @@ def settings(root: Path) -> dict[str, Any]:
         "sequence": {"length": 64},
         "tiers": {"window_days": WINDOW, "levels": [{"name": "base"}, {"name": "silver", "from": {"spend": SILVER}}]},
         "horizon": {"days": WINDOW},
-        "training": {"as_of": [as_of(c) for c in range(COHORTS - 2)], "validation_as_of": as_of(COHORTS - 2)},
-        "evaluation": {"as_of": as_of(COHORTS - 1), "challengers": []},
+        "training": {"as_of": [as_of(c) for c in range(DATES - 2)], "validation_as_of": as_of(DATES - 2)},
+        "evaluation": {"as_of": as_of(DATES - 1), "challengers": []},
         "storage": {"root": str(root / "store")},
     }
 
@@ -160,7 +159,7 @@ def page(truth: pl.DataFrame, root: str) -> str:
     )
     share = share.with_columns(pl.col("contribution") / pl.col("contribution").sum())
     of_causes, first = share.filter("cause").select("contribution", "first").sum().row(0)
-    report = json.loads(Path(f"{root}/reports/{as_of(COHORTS - 1)}.json").read_text(encoding="utf-8"))
+    report = json.loads(Path(f"{root}/reports/{as_of(DATES - 1)}.json").read_text(encoding="utf-8"))
     lost = {reason["reason"]: np.mean(reason["losses"]) for reason in report["reasons"]}
     lines = []
     for row in share.sort("contribution", descending=True).head(10).to_dicts():
@@ -170,10 +169,11 @@ def page(truth: pl.DataFrame, root: str) -> str:
         [
             "# Members whose truth is known",
             "",
-            f"Written by `make truth` on {dt.date.today()}. {COHORTS * MEMBERS:,} simulated members; the chance to",
-            "move up follows from the visits of the last 30 days and from whether the last purchase lies within a",
-            "week, and from nothing else. The default network and training of `conf/base.yaml`, judged on the members",
-            "of a date that neither training nor calibration saw.",
+            f"Written by `make truth` on {dt.date.today()}. {MEMBERS:,} simulated members at {DATES} dates; the chance",
+            "to move up follows from the visits of the last 30 days and from whether the last purchase lies within a",
+            "week, and from nothing else: not from amounts, campaigns or what happened earlier. The default network",
+            "and training of `conf/base.yaml`, judged on the base members of a date that neither training nor",
+            "calibration saw.",
             "",
             f"Over {len(found):,} members of the base tier: mean absolute error of `p_upgrade` against the truth",
             f"**{error.mean():.3f}** (95 % of the members within {np.quantile(error, 0.95):.3f}); a constant would",
