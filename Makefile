@@ -53,7 +53,7 @@ cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalon
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" setup/cluster_demo.sh $(BIN) build/cluster
 
 quality: setup ## train and evaluate every network on the demo tables, into docs/quality.md
-	@PYTHONPATH=. $(BIN)/python bench/quality.py
+	@$(BIN)/python -m bench.quality
 
 pretraining: setup ## measure with and without a pretrained encoder on the demo tables, into docs/pretraining.md
 	@$(BIN)/python -m bench.pretraining
