@@ -34,7 +34,7 @@ from training.models import REGISTRY
 
 MONTHS = [dt.date(2025, m, 1) for m in range(1, 8)]
 CHOSEN = {
-    "network": "cnn", "head": "corn", "tier_aware": True, "embedding": 4, "dense": 32, "dropout": 0.1,
+    "network": "cnn", "head": "corn", "tier_aware": True, "embedding": 4, "dense": 32, "dropout": 0.1 + 7 * 0.05,
     "max_events": 48, "filters": 16, "learning_rate": 0.003, "weight_decay": 0.01, "average_decay": 0.0,
     "batch_size": 128, "epochs": 6,
 }  # fmt: skip
@@ -115,4 +115,5 @@ def test_the_page_ranks_what_was_trained_on_all_folds() -> None:
     assert "3 trials among cnn; 2 trained on all folds, 1 given up early, 0 not done" in text
     assert text.index("| 1 | 0.6000 |") < text.index("| 0 | 0.7000 |")
     assert "head: corn" in text
+    assert "dropout: 0.45\n" in text
     assert len(picture(trials).axes[0].lines) == 2
