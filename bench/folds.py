@@ -12,16 +12,16 @@ import argparse
 import datetime as dt
 import os
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import demo
+from bench.demo import CONFIGS
 from features.session import open_session
 from jobs.cross_validate import cross_validate
 from jobs.job import Job
 from jobs.settings import Settings, load
 
-CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
 PROGRAMMES: dict[str, list[str]] = {
     "Tiers by 90 days, as in the demo": [],
     "Tiers by 28 days": [
@@ -40,19 +40,15 @@ windows only."""
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--demo", default="build/demo", help="storage root of the demo")
-    options.add_argument("--root", default="build/folds", help="storage root of the folds")
+    options = demo.options(__doc__, "build/folds")
     options.add_argument("--page", type=Path, default=Path("docs/folds.md"))
     given = options.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    demo.quiet()
     parts = []
     for number, (title, overrides) in enumerate(PROGRAMMES.items(), 1):
         root = f"{given.root}/{number}"
-        for table in ("events", "events_rejected"):
-            if not Path(f"{root}/tables/{table}").exists():
-                shutil.copytree(f"{given.demo}/tables/{table}", f"{root}/tables/{table}")
+        missing = [t for t in ("events", "events_rejected") if not Path(f"{root}/tables/{t}").exists()]
+        demo.copy_tables(given.demo, root, missing)
         settings = load(CONFIGS, [f"storage.root={root}", *overrides])
         parts += [f"## {title}", "", *introduction(settings), *folds_of(settings)]
         given.page.write_text("\n".join([*head(), *parts]).rstrip() + "\n", encoding="utf-8")

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +19,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql.window import Window
 
+from bench import demo
+from bench.demo import CONFIGS
 from features import delta
 from features.session import open_session
 from jobs.job import Job, Run
 from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import load
+from jobs.train_model import judging
 from training import gate, spark_examples, spark_verdict
 from training.bundle import Manifest
 from training.calibration import Calibration
@@ -33,10 +34,8 @@ from training.feed import OUTCOME_RANK, OUTCOME_VALUE
 from training.gate import TierCalibration, Verdict
 from training.spark_scoring import collect_forecasts
 from training.spark_training import train_model
-from training.spark_verdict import Judging
 from training.tensors import AS_OF
 
-CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
 TEMPERATURE = 0.3
 SHARE = 5
 """One user of so many, for one epoch: that share of an epoch."""
@@ -50,12 +49,6 @@ class Bench:
     sequences: DataFrame
     outcomes: DataFrame
 
-    @property
-    def judging(self) -> Judging:
-        """As `train_model` judges."""
-        s = self.job.settings
-        return Judging(s.calibration, s.gate, s.scoring, s.evaluation.max_users)
-
     def trained(self, sequences: DataFrame, outcomes: DataFrame, epochs: int | None = None) -> Manifest:
         """The judged bundle of some rows."""
         s = self.job.settings
@@ -63,21 +56,18 @@ class Bench:
         if epochs is not None:
             settings = settings.model_copy(update={"epochs": epochs, "warmup_epochs": 0})
         return train_model(
-            self.job.spark, sequences, outcomes, s.contract, s.model, settings, self.judging,
+            self.job.spark, sequences, outcomes, s.contract, s.model, settings, judging(s),
             s.storage.models, s.storage.staging, {}, progress=False,
         ).manifest  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, judge, and write the page."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--demo", default="build/demo", help="storage root of the demo")
-    options.add_argument("--root", default="build/gate", help="storage root of the trainings")
+    options = demo.options(__doc__, "build/gate")
     options.add_argument("--page", type=Path, default=Path("docs/gate.md"))
     given = options.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    shutil.copytree(f"{given.demo}/tables", f"{given.root}/tables", dirs_exist_ok=True)
+    demo.quiet()
+    demo.copy_tables(given.demo, given.root)
     settings = load(CONFIGS, [f"storage.root={given.root}"])
     spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
     job = Job(settings, spark, argparse.Namespace(as_of=None))
@@ -120,7 +110,7 @@ def one_of(bench: Bench, share: int) -> DataFrame:
 
 def overconfident(bench: Bench, good: Manifest) -> Verdict:
     """What the gate says of the published probabilities with all their logits divided by the temperature."""
-    s, how = bench.job.settings, bench.judging
+    s, how = bench.job.settings, judging(bench.job.settings)
     identity = spark_examples.data_identity(bench.sequences, bench.outcomes, s.contract, s.training)
     key = spark_examples.examples_key(s.contract, s.training, identity)
     folder = f"{s.storage.staging}/examples/{key}"

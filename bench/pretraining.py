@@ -14,14 +14,14 @@ import datetime as dt
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.quality import CONFIGS
+from bench import demo
+from bench.demo import CONFIGS
 from features import delta
 from features.session import open_session
 from jobs import pretrain_model, train_model
@@ -49,14 +49,11 @@ Figures = dict[str, dict[str, float]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = demo.options(__doc__, "build/pretraining")
     options.add_argument("--seeds", type=int, default=3, help="seeds of each way and share")
-    options.add_argument("--demo", default="build/demo", help="storage root of the demo")
-    options.add_argument("--root", default="build/pretraining", help="storage root of the trainings")
     given = options.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    shutil.copytree(f"{given.demo}/tables", f"{given.root}/tables", dirs_exist_ok=True)
+    demo.quiet()
+    demo.copy_tables(given.demo, given.root)
     place = Path(given.root) / "figures.json"
     found: Figures = json.loads(place.read_text()) if place.exists() else {}
     for seed, share, way in _runs(given.seeds):

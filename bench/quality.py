@@ -11,13 +11,14 @@ import argparse
 import datetime as dt
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bench import demo
+from bench.demo import CONFIGS
 from features.session import open_session
 from jobs import evaluate_model, train_model
 from jobs.job import Job
@@ -25,7 +26,6 @@ from jobs.settings import load
 from training.bundle import read_manifest
 from training.metrics import Comparison, Evaluation
 
-CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
 NETWORKS: dict[str, list[str]] = {
     "hybrid": [],
     "cnn": ["training.learning_rate=0.0003", "training.epochs=8", "model.parameters.dropout=0.5"],
@@ -39,15 +39,12 @@ INTERVALS = FIGURES[:-1]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = demo.options(__doc__, "build/quality")
     options.add_argument("--seeds", type=int, default=5, help="seeds of the default network")
     options.add_argument("--other-seeds", type=int, default=1, help="seeds of the other networks")
-    options.add_argument("--demo", default="build/demo", help="storage root of the demo")
-    options.add_argument("--root", default="build/quality", help="storage root of the trainings")
     given = options.parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    shutil.copytree(f"{given.demo}/tables", f"{given.root}/tables", dirs_exist_ok=True)
+    demo.quiet()
+    demo.copy_tables(given.demo, given.root)
     found: dict[str, list[Comparison]] = {}
     for network, overrides in NETWORKS.items():
         seeds = given.seeds if network == "hybrid" else given.other_seeds

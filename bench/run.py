@@ -33,6 +33,7 @@ from features.session import open_session
 from features.table_files import AddedFile, TableFile
 from jobs.scoring import Members
 from training.bundle import Manifest
+from training.distributed import QUIET_TENSORFLOW
 
 LENGTH, RUNS, DATES, ROWS_PER_RANGE = 128, 3, 30, 1_250_000
 PACKAGES = ("pyspark", "delta-spark", "deltalake", "pyarrow", "numpy", "polars", "duckdb", "tensorflow-cpu", "keras")
@@ -315,7 +316,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
     options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     chosen = options.parse_args()
-    os.environ.update(scoring.QUIET)
+    os.environ.update(QUIET_TENSORFLOW)
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
     day = Days(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.history), last_days=RUNS)

@@ -30,6 +30,7 @@ from jobs.scoring import Members, score, write_scores
 from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
+from training.distributed import QUIET_TENSORFLOW, bound_threads
 from training.loop import build_model, tensor_width
 from training.settings import ModelSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
@@ -49,7 +50,6 @@ from training.tensors import (
 SETTINGS = ScoringSettings(model_version="latest", rows_per_range=65_536, model_rows=256, padding=0.15, xla=False)
 TENSORS = ("channels", "codes", "mask", "aggregates", "tier")
 WINDOWS = (7, 14, 30, 60, 90, 180, 365)
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def spec(length: int) -> SequenceSpec:
@@ -137,9 +137,7 @@ _models: dict[str, tuple[Any, Manifest]] = {}
 
 def _loaded(models: str, version: str) -> tuple[Any, Manifest]:
     if version not in _models:
-        os.environ.update(QUIET)
-        from training.distributed import bound_threads
-
+        os.environ.update(QUIET_TENSORFLOW)
         bound_threads(1)
         manifest = bundle.read_manifest(models, version)
         _models[version] = bundle.load_model(models, manifest), manifest

@@ -30,16 +30,17 @@ import yaml
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bench.demo import CONFIGS
 from features import delta
 from features.errors import DateError, SettingsError, TiercastError
 from features.session import open_session
 from jobs.settings import Settings, load
 from training import spark_examples
+from training.distributed import QUIET_TENSORFLOW
 from training.loop import Plan, train
 from training.models import REGISTRY
 from training.settings import ModelSettings, TrainingSettings
 
-CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
 SHOWN = 15
 """Configurations in the table."""
 _STARTUP = 12
@@ -252,7 +253,7 @@ def staged(settings: Settings, folds: Sequence[Fold]) -> list[Plan]:
         training = TrainingSettings(**{**settings.training.model_dump(by_alias=True), **changes})
         identity = spark_examples.data_identity(sequences, outcomes, settings.contract, training)
         key = spark_examples.examples_key(settings.contract, training, identity)
-        folder = f"{settings.storage.staging}/examples/{key}"
+        folder = spark_examples.folder_of(settings.storage.staging, settings.contract, training, identity)
         found = spark_examples.stage(sequences, outcomes, settings.contract, training, folder)
         shards = (found.training, found.validation)
         plans.append(Plan(key, settings.contract, found.encoding, settings.model, training, *shards, "", "", ""))
@@ -380,7 +381,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def entry(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command: 0 done, 2 the user's mistake, 1 a failure."""
-    os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
+    os.environ.update(QUIET_TENSORFLOW)
     try:
         run(arguments().parse_args(argv))
     except TiercastError as error:

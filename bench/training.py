@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from bench.scoring import QUIET, SETTINGS
+from bench.scoring import SETTINGS
 from features.contract import Contract
 from training import spark_examples
+from training.distributed import QUIET_TENSORFLOW
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE, Chosen, EncodedRows, TensorMaker, training_batches
 from training.loop import Plan, build_model, compiled_steps
 from training.settings import (
@@ -155,7 +156,7 @@ def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date],
 
 
 def _measure_feed(plan: Plan, answers: Any) -> None:
-    os.environ.update(QUIET)
+    os.environ.update(QUIET_TENSORFLOW)
     os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})  # a rank has one core for feed and step
     from training import distributed
     from training.feed import prefetch

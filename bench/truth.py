@@ -29,6 +29,7 @@ from features.session import open_session
 from jobs import run_pipeline
 from jobs.job import Job
 from jobs.settings import load
+from training.distributed import QUIET_TENSORFLOW
 
 KEY = "a key for simulated members, and for nothing else"
 DATES, MEMBERS, APART = 5, 5_000, 60  # as-of dates, members, days between the dates
@@ -134,7 +135,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("build/truth"))
     options.add_argument("--page", type=Path, default=Path("docs/truth.md"))
     given = options.parse_args()
-    os.environ.update({"TIERCAST_PSEUDONYM_KEY": KEY, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
+    os.environ.update({"TIERCAST_PSEUDONYM_KEY": KEY, **QUIET_TENSORFLOW})
     shutil.rmtree(given.folder, ignore_errors=True)
     given.folder.mkdir(parents=True)
     truth = simulate(given.folder)

@@ -20,11 +20,11 @@ from features.errors import DateError, ReconciliationError, TiercastError
 from features.session import open_session
 from features.source import failure_in_words
 from jobs.settings import Settings, load
+from training.distributed import QUIET_TENSORFLOW
 from training.settings import DateRange, expand
 
 log = logging.getLogger("tiercast")
 
-_QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 _WRITTEN_BY = {
     "events": "ingest_events",
@@ -199,7 +199,7 @@ def main(arguments: argparse.ArgumentParser, body: Callable[[Job], None], argv: 
     options = arguments.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    for variable, value in _QUIET_TENSORFLOW.items():
+    for variable, value in QUIET_TENSORFLOW.items():
         os.environ.setdefault(variable, value)  # ranks and workers inherit it
     try:
         settings = load(options.config, options.set)

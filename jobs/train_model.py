@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from features import delta
 from jobs.job import Job, Run, main, parser
+from jobs.settings import Settings
 from training.spark_training import Trained, train_model
 from training.spark_verdict import Judging
 
@@ -38,7 +39,7 @@ def train(job: Job, record: Run, publish: bool = True) -> Trained:
         settings.contract,
         settings.model,
         settings.training,
-        Judging(settings.calibration, settings.gate, settings.scoring, settings.evaluation.max_users),
+        judging(settings),
         models_uri=settings.storage.models,
         staging_uri=settings.storage.staging,
         provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
@@ -52,6 +53,11 @@ def train(job: Job, record: Run, publish: bool = True) -> Trained:
         record.status, record.message = "refused", "; ".join(verdict.reasons)
     record.counts, record.model_version = trained.counts, trained.version
     return trained
+
+
+def judging(settings: Settings) -> Judging:
+    """How the settings say that a bundle is judged."""
+    return Judging(settings.calibration, settings.gate, settings.scoring, settings.evaluation.max_users)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+"""Environment in which TensorFlow says nothing; to be set before it is imported."""
+
 THREADS_PER_RANK = 1
 """CPU threads of a rank: a rank is one Spark task, and Spark counts one core for it."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from sklearn.metrics import log_loss
 
 from features.contract import AGE, array_column
 from training.bundle import Manifest
@@ -216,8 +217,8 @@ def exchanged(rows: pa.Table, reason: str, partner: Ranks, manifest: Manifest, r
 
 
 def loss(probabilities: Array, outcome: Ranks) -> float:
-    """Mean of -ln of the probability [n, K] of what came true [n]."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(outcome)), outcome], np.finfo(np.float64).eps)).mean())
+    """The logloss of probabilities [n, K], given what came true [n]."""
+    return float(log_loss(outcome, probabilities, labels=np.arange(probabilities.shape[1])))
 
 
 def loss_without(

@@ -111,6 +111,11 @@ def examples_key(contract: Contract, settings: TrainingSettings, identity: Mappi
     return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity})
 
 
+def folder_of(staging_uri: str, contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
+    """Where the staged examples of a training lie; see `examples_key`."""
+    return uri.join(staging_uri, "examples", examples_key(contract, settings, identity))
+
+
 def digest(content: Any) -> str:
     """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

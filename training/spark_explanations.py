@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from training.bundle import Manifest
 from training.importance import Overall
 from training.reasons import TARGETS, Attributions, Ranks, reason_rows, reasons_of
 from training.settings import ExplanationSettings, ScoringSettings
-from training.spark_scoring import forecast
+from training.spark_scoring import forecast, quiet_worker
 from training.tensors import input_schema
 
 COLUMNS = (
@@ -163,12 +162,9 @@ def _unpacked(content: bytes) -> dict[str, Any]:
 def _explainer_of_worker(models_uri: str, manifest: Manifest, averages: Averages, settings: ExplanationSettings) -> Any:
     key = (models_uri, manifest.to_json() + settings.model_dump_json() + averages.id)
     if key not in _loaded:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        quiet_worker()
         from training.attributions import Explainer
-        from training.distributed import bound_threads
 
-        bound_threads(1)
         model = bundle.load_model(models_uri, manifest)
         _loaded.clear()  # each date has averages of its own
         _loaded[key] = Explainer(model, manifest, averages, settings, _ROWS_PER_CALL)

@@ -8,7 +8,6 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from features import uri
 from features.contract import Contract
 from training import bundle, spark_examples
 from training.pretrained import check_can_pretrain
@@ -66,9 +65,9 @@ def pretrain_model(
     found = finished(pretrained_uri, version, bundle.PRETRAIN)
     created = found is None
     if found is None:
-        folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
+        folder = spark_examples.folder_of(staging_uri, contract, settings, identity)
         examples = spark_examples.stage(sequences, None, contract, settings, folder)
-        plan = plan_of(key, contract, model, settings, examples, uri.join(staging_uri, "trainings", key))
+        plan = plan_of(key, contract, model, settings, examples, staging_uri)
         plan = dataclasses.replace(plan, pretraining=pretraining)
         found = trained(spark, plan, version, pretrained_uri, {**provenance, "inputs": identity}, progress)
     bundle.point_latest(pretrained_uri, version)

@@ -21,6 +21,7 @@ from features.contract import Contract
 from features.errors import TrainingDataError
 from training import bundle
 from training.bundle import Manifest
+from training.distributed import QUIET_TENSORFLOW, bound_threads
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
 from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
@@ -230,10 +231,8 @@ def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings
 
 def quiet_worker() -> None:
     """Let TensorFlow of this worker print nothing and take one thread; call it before a network is loaded."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from training.distributed import bound_threads
-
+    for name, value in QUIET_TENSORFLOW.items():
+        os.environ.setdefault(name, value)
     bound_threads(_THREADS_PER_WORKER)
 
 

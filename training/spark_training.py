@@ -24,6 +24,7 @@ from features.errors import BundleError, RankFailedError
 from training import bundle, pretrained, spark_examples, spark_verdict
 from training.bundle import Manifest
 from training.calibration import Calibration
+from training.distributed import QUIET_TENSORFLOW
 from training.loop import Plan
 from training.progress import ProgressBar
 from training.settings import CalibrationSettings, ModelSettings, TrainingSettings
@@ -35,8 +36,7 @@ FORMAT = 2
 
 _NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches", "as_of"}
 _RANK_ENVIRONMENT = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
+    **QUIET_TENSORFLOW,
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }
@@ -120,11 +120,11 @@ def train_model(
             if found.verdict.published:
                 bundle.point_latest(models_uri, version)
             return Trained(version, False, found)
-    examples_folder = uri.join(staging_uri, "examples", spark_examples.examples_key(contract, settings, identity))
-    examples = spark_examples.stage(sequences, outcomes, contract, settings, examples_folder)
+    folder = spark_examples.folder_of(staging_uri, contract, settings, identity)
+    examples = spark_examples.stage(sequences, outcomes, contract, settings, folder)
     created = found is None
     if found is None:
-        plan = plan_of(key, contract, model, settings, examples, uri.join(staging_uri, "trainings", key))
+        plan = plan_of(key, contract, model, settings, examples, staging_uri)
         if start is not None:
             network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
             plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
@@ -137,9 +137,10 @@ def train_model(
 
 
 def plan_of(
-    key: str, contract: Contract, model: ModelSettings, settings: TrainingSettings, examples: Examples, work: str
+    key: str, contract: Contract, model: ModelSettings, settings: TrainingSettings, examples: Examples, staging_uri: str
 ) -> Plan:
-    """The plan of a training on staged examples that keeps its state in the folder `work`."""
+    """The plan of a training on staged examples; its state has a folder of its own under `staging_uri`."""
+    work = uri.join(staging_uri, "trainings", key)
     return Plan(
         key=key,
         contract=contract,

@@ -17,9 +17,8 @@ from jobs.groups import assess_groups, groups_of_users
 from jobs.job import Job, Run
 from jobs.settings import load
 from tests.end_to_end import programme
+from tests.training.training_examples import manifest_of
 from training.bundle import Manifest
-from training.calibration import Calibration
-from training.settings import ModelSettings
 from training.spark_scoring import Forecasts
 from training.statistics import Statistics
 
@@ -42,23 +41,9 @@ def job(spark: SparkSession, source: list[str], root: Path, *overrides: str) -> 
     return Job(chosen, spark, argparse.Namespace(as_of=None))
 
 
-def manifest_of(made: Job) -> Manifest:
+def bundle_of(made: Job) -> Manifest:
     contract = made.settings.contract
-    return Manifest(
-        version="hybrid-v1",
-        contract=contract,
-        encoding=Statistics.empty(contract).encoding(3),
-        model=ModelSettings(name="hybrid"),
-        training_dates=(dt.date(2024, 1, 1),),
-        validation_date=dt.date(2024, 2, 1),
-        metrics={},
-        history=[],
-        provenance={},
-        libraries={},
-        created_at="",
-        files={},
-        calibration=Calibration.none(len(contract.tiers)),
-    )
+    return manifest_of(contract, Statistics.empty(contract).encoding(3))
 
 
 def forecasts(spoilt: str | None = None, users: str = "member") -> Forecasts:
@@ -82,11 +67,11 @@ def test_even_and_uneven_groups_in_the_table_and_the_record(
     assert groups is not None
     assert [len(row["user_id"]) for row in groups.take(3)] == [32] * 3
     even = Run("evaluate_model", DATE)
-    found = assess_groups(made, even, manifest_of(made), DATE, forecasts(), groups)
+    found = assess_groups(made, even, bundle_of(made), DATE, forecasts(), groups)
     assert (found.evaluated, found.known) == (programme.MEMBERS, programme.MEMBERS * 9 // 10)
     assert (even.status, even.message) == ("written", None)
     uneven = Run("evaluate_model", DATE)
-    assess_groups(made, uneven, manifest_of(made), DATE, forecasts("south"), groups)
+    assess_groups(made, uneven, bundle_of(made), DATE, forecasts("south"), groups)
     assert uneven.status == "refused"
     assert uneven.message is not None
     assert uneven.message.startswith("groups by region: ")
@@ -139,7 +124,7 @@ def test_bad_input_groups_that_do_not_meet_the_members(
     groups = groups_of_users(made)
     assert groups is not None
     with pytest.raises(SourceError, match=said) as caught:
-        assess_groups(made, Run("evaluate_model", DATE), manifest_of(made), DATE, forecasts(users=users), groups)
+        assess_groups(made, Run("evaluate_model", DATE), bundle_of(made), DATE, forecasts(users=users), groups)
     assert "member0" not in str(caught.value)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from features import uri
 from features.errors import BundleError, DateError, StorageError
-from tests.training.training_examples import CONTRACT, SMALL, example_rows
+from tests.training.training_examples import CONTRACT, SMALL, encoding_of, example_rows, manifest_of
 from training import bundle
 from training.bundle import (
     LATEST,
@@ -27,21 +27,17 @@ from training.bundle import (
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
 from training.gate import Verdict
-from training.settings import ModelSettings
-from training.statistics import Statistics
 
 PROFILE = Profile.of({"events": np.arange(9.0), PREDICTED_TIER: np.arange(9.0) % 3}, 3, 4)
 
 
 @pytest.fixture
 def manifest() -> Manifest:
-    statistics = Statistics.empty(CONTRACT)
-    statistics.add(example_rows(40), CONTRACT)
-    return Manifest(
+    return manifest_of(
+        CONTRACT,
+        encoding_of(example_rows(40)),
+        parameters=SMALL["hybrid"],
         version="hybrid-2025-03-01-abc",
-        contract=CONTRACT,
-        encoding=statistics.encoding(3),
-        model=ModelSettings(name="hybrid", parameters=SMALL["hybrid"]),
         training_dates=(dt.date(2025, 1, 1), dt.date(2025, 2, 1)),
         validation_date=dt.date(2025, 3, 1),
         metrics={"validation_loss": 0.5},
@@ -49,8 +45,6 @@ def manifest() -> Manifest:
         provenance={"tables": {"sequences": 3}},
         libraries=bundle.library_versions(),
         created_at="2025-06-01T00:00:00+00:00",
-        files={},
-        calibration=Calibration.none(len(CONTRACT.tiers)),
     )
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.training.training_examples import CONTRACT, SMALL, example_rows
+from tests.training.training_examples import CONTRACT, SMALL, encoding_of, example_rows, manifest_of
 from training import importance
-from training.bundle import Manifest
-from training.calibration import Calibration
 from training.reasons import DOWNGRADE, TARGETS, UPGRADE, Attributions, event_reasons, reasons_of
-from training.settings import ExplanationSettings, ModelSettings
-from training.statistics import Statistics
+from training.settings import ExplanationSettings
 
 ROWS = example_rows(80, 5)
 RANK = ROWS["current_tier_rank"].to_numpy().astype(np.int64)
@@ -27,18 +23,7 @@ SETTINGS = ExplanationSettings(
 )  # fmt: skip
 
 
-def _manifest() -> Manifest:
-    statistics = Statistics.empty(CONTRACT)
-    statistics.add(ROWS, CONTRACT)
-    return Manifest(
-        version="v", contract=CONTRACT, encoding=statistics.encoding(3),
-        model=ModelSettings(name="hybrid", parameters=SMALL["hybrid"]), training_dates=(dt.date(2024, 1, 1),),
-        validation_date=dt.date(2024, 2, 1), metrics={}, history=[], provenance={}, libraries={}, created_at="",
-        files={}, calibration=Calibration.none(3),
-    )  # fmt: skip
-
-
-MANIFEST = _manifest()
+MANIFEST = manifest_of(CONTRACT, encoding_of(ROWS), parameters=SMALL["hybrid"])
 NAMES = reasons_of(MANIFEST)
 
 

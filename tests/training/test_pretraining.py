@@ -19,14 +19,15 @@ from tests.training.training_examples import (
     PRETRAINING,
     SCORING,
     SMALL,
+    encoding_of,
     example_rows,
+    manifest_of,
     plan,
     pretraining,
     settings,
 )
 from training import bundle, checkpoint
 from training.bundle import MODEL_FILE, PRETRAIN, Manifest
-from training.calibration import Calibration
 from training.feed import MEMBER
 from training.loop import Plan, build_model, encoder_rate, train
 from training.models import encoder_shape, with_encoders
@@ -35,7 +36,6 @@ from training.pretraining import contrastive_loss, cut, drawn_slices, next_event
 from training.settings import ModelSettings
 from training.spark_embedding import encoder_of_worker
 from training.spark_training import training_key
-from training.statistics import Statistics
 from training.tensors import Tensors, to_tensors
 
 pytest.importorskip("horovod.tensorflow")
@@ -209,7 +209,7 @@ def test_a_causal_encoder_sees_no_later_event(name: str) -> None:
     from training.models.layers import encoder_of
 
     rows = example_rows(12, 5)
-    encoding = _encoding(rows)
+    encoding = encoding_of(rows)
     keras.utils.set_random_seed(1)
     encoder = encoder_of(build_model(ModelSettings(name=name, parameters=SMALL[name]), CONTRACT, encoding))
     tensors = {n: to_tensors(rows, CONTRACT, encoding, 24)[n] for n in encoder.input}
@@ -294,31 +294,15 @@ def test_a_resumed_pretraining_ends_in_the_weights_of_an_undisturbed_one(tmp_pat
         np.testing.assert_array_equal(mine, theirs)
 
 
-def _encoding(rows: Any) -> Any:
-    statistics = Statistics.empty(CONTRACT)
-    statistics.add(rows, CONTRACT)
-    return statistics.encoding(3)
-
-
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory, pretrained: tuple[Plan, dict[str, Any]]) -> tuple[str, Manifest]:
     """The pretrained encoder as a bundle, `latest` of its folder."""
     made, place = pretrained[0], str(tmp_path_factory.mktemp("bundles"))
-    manifest = Manifest(
-        version="hybrid-pretrained",
-        contract=made.contract,
-        encoding=made.encoding,
+    manifest = dataclasses.replace(
+        manifest_of(made.contract, made.encoding, version="hybrid-pretrained", job=PRETRAIN),
         model=made.model,
         training_dates=made.settings.dates,
         validation_date=made.settings.validation_as_of,
-        metrics={},
-        history=[],
-        provenance={},
-        libraries={},
-        created_at="",
-        files={},
-        calibration=Calibration.none(3),
-        job=PRETRAIN,
     )
     manifest = bundle.write_bundle(place, manifest, {MODEL_FILE: Path(made.model_uri).read_bytes()})
     bundle.point_latest(place, manifest.version)

@@ -19,14 +19,13 @@ from features import tables
 from features.errors import TrainingDataError
 from features.table_files import TableFile, UserRange, user_ranges, write_file
 from jobs.scoring import Members, score, write_scores
-from tests.training.training_examples import CONTRACT, SCORING, SMALL, example_rows
+from tests.training.training_examples import CONTRACT, SCORING, SMALL, encoding_of, example_rows, manifest_of
 from training import bundle, drift
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
 from training.loop import build_model
 from training.models import REGISTRY
-from training.settings import ModelSettings
 from training.spark_scoring import (
     Predictor,
     arrow_rows,
@@ -35,7 +34,6 @@ from training.spark_scoring import (
     register_scoring_udf,
     width_ladder,
 )
-from training.statistics import Statistics
 from training.tensors import input_schema
 
 ROWS = example_rows(130, 3)
@@ -44,23 +42,7 @@ TIERS = CONTRACT.tiers
 
 
 def _bundle(models: str, name: str, members: int = 1) -> Manifest:
-    statistics = Statistics.empty(CONTRACT)
-    statistics.add(ROWS, CONTRACT)
-    manifest = Manifest(
-        version=f"{name}-v1",
-        contract=CONTRACT,
-        encoding=statistics.encoding(3),
-        model=ModelSettings(name=name, parameters=SMALL[name]),
-        training_dates=(dt.date(2024, 1, 1),),
-        validation_date=dt.date(2024, 2, 1),
-        metrics={},
-        history=[],
-        provenance={},
-        libraries={},
-        created_at="",
-        files={},
-        calibration=Calibration.none(len(CONTRACT.tiers)),
-    )
+    manifest = manifest_of(CONTRACT, encoding_of(ROWS), name, SMALL[name])
     path = Path(models) / "made.keras"
     path.parent.mkdir(parents=True, exist_ok=True)
     import keras

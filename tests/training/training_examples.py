@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from features.contract import Contract
+from training.bundle import Manifest
+from training.calibration import Calibration
 from training.feed import ShardSet
 from training.loop import Plan
 from training.settings import (
@@ -25,6 +27,7 @@ from training.settings import (
 from training.spark_examples import example_schema, write_shards
 from training.spark_verdict import Judging
 from training.statistics import Statistics
+from training.tensors import Encoding
 
 CONTRACT = Contract(
     length=40,
@@ -107,6 +110,37 @@ SMALL: dict[str, dict[str, Any]] = {
     "cnn": {"max_events": 24, "embedding": 3, "first_filters": 5, "second_filters": 6, "dense": 8},
 }
 """Parameters with which each model is built and trained in a moment."""
+
+
+def manifest_of(
+    contract: Contract,
+    encoding: Encoding,
+    model: str = "hybrid",
+    parameters: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Manifest:
+    """A manifest of a bundle that nothing is known of; `fields` say more."""
+    made: dict[str, Any] = {
+        "version": f"{model}-v1",
+        "training_dates": (dt.date(2024, 1, 1),),
+        "validation_date": dt.date(2024, 2, 1),
+        "metrics": {},
+        "history": [],
+        "provenance": {},
+        "libraries": {},
+        "created_at": "",
+        "files": {},
+        "calibration": Calibration.none(len(contract.tiers)),
+    }
+    chosen = ModelSettings(name=model, parameters=parameters or {})
+    return Manifest(contract=contract, encoding=encoding, model=chosen, **{**made, **fields})
+
+
+def encoding_of(rows: pa.Table) -> Encoding:
+    """Vocabulary of three words a channel and normalisation of these rows."""
+    statistics = Statistics.empty(CONTRACT)
+    statistics.add(rows, CONTRACT)
+    return statistics.encoding(3)
 
 
 def settings(**changes: Any) -> TrainingSettings:

@@ -32,18 +32,12 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
-    """The Keras model; its `value` output forecasts log1p of the outcome value.
+    """The Keras model, see `training.models.joining.network`.
 
     Args:
         shapes: `training.models.layers.Shapes`.
         parameters: sizes.
     """
-    import keras
+    from training.models.joining import network
 
-    from training.models.joining import embedded, heads, joined
-    from training.models.layers import EventPooling
-
-    inputs = shapes.inputs()
-    x = encode(embedded(inputs, shapes, parameters), inputs["mask"], parameters)
-    x = joined(EventPooling()(x, present=inputs["mask"]), inputs, parameters)
-    return keras.Model(inputs, heads(x, inputs, shapes, parameters), name="hybrid")
+    return network("hybrid", encode, shapes, parameters)

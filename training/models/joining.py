@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from training.models.ages import PeriodicTime
 from training.models.heads import tier_head, value_head
-from training.models.layers import PACKAGE, EventEmbedding, Shapes
+from training.models.layers import PACKAGE, EventEmbedding, EventPooling, Shapes
 from training.models.parameters import JoinedParameters
+
+Encode = Callable[[Any, Any, Any], Any]
+
+
+def network(name: str, encode: Encode, shapes: Shapes, parameters: Any) -> keras.Model:
+    """The Keras model whose events become states by `encode`; its `value` output forecasts log1p of the outcome value.
+
+    Args:
+        name: of the model.
+        encode: from embedded events [n, W, E], their mask [n, W] and the parameters to states at each event [n, W, H].
+        shapes: sizes of the inputs.
+        parameters: `JoinedParameters` of the network, with what `encode` needs.
+    """
+    inputs = shapes.inputs()
+    states = encode(embedded(inputs, shapes, parameters), inputs["mask"], parameters)
+    x = joined(EventPooling()(states, present=inputs["mask"]), inputs, parameters)
+    return keras.Model(inputs, heads(x, inputs, shapes, parameters), name=name)
 
 
 def embedded(inputs: dict[str, Any], shapes: Shapes, parameters: JoinedParameters) -> Any:

@@ -1,0 +1,32 @@
+"""What the benches on the demo's data share: its settings, their options, and tables of their own to work on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+
+from training.distributed import QUIET_TENSORFLOW
+
+CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
+
+
+def options(description: str | None, root: str) -> argparse.ArgumentParser:
+    """A parser of `--demo`, the storage root of the demo, and `--root`, that of the bench."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--demo", default="build/demo", help="storage root of the demo")
+    found.add_argument("--root", default=root, help="storage root of the bench's own")
+    return found
+
+
+def quiet() -> None:
+    """Let TensorFlow say nothing in this process; what the environment says stands."""
+    for name, value in QUIET_TENSORFLOW.items():
+        os.environ.setdefault(name, value)
+
+
+def copy_tables(demo: str, root: str, names: Sequence[str] | None = None) -> None:
+    """Copy the demo's tables, or some of them, under another root; those that stand there are written over."""
+    for name in os.listdir(f"{demo}/tables") if names is None else names:
+        shutil.copytree(f"{demo}/tables/{name}", f"{root}/tables/{name}", dirs_exist_ok=True)
