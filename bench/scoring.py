@@ -31,6 +31,7 @@ from training import bundle
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
 from training.distributed import QUIET_TENSORFLOW, bound_threads
+from training.feed import WEIGHT
 from training.loop import build_model, tensor_width
 from training.settings import ModelSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
@@ -236,8 +237,9 @@ def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
 
 
 def sample(sequences: DataFrame, contract: Contract, rows: int) -> pa.Table:
-    """A few rows with the types that encodings are learned from."""
-    return sequences.limit(rows).select(*required_columns(contract)).toArrow().cast(input_schema(contract))
+    """A few rows with the types that encodings are learned from, of weight 1 each."""
+    found = sequences.limit(rows).select(*required_columns(contract)).toArrow().cast(input_schema(contract))
+    return found.append_column(WEIGHT, pa.array(np.ones(len(found))))
 
 
 def consumed(scores: DataFrame) -> None:

@@ -11,7 +11,7 @@ from training import bundle
 from training.bundle import PRETRAIN, Manifest
 from training.pretraining import EMBEDDING
 from training.settings import ScoringSettings
-from training.spark_scoring import NetworkCalls, quiet_worker
+from training.spark_scoring import NetworkCalls, load_once
 from training.tensors import AS_OF
 
 _loaded: dict[tuple[str, str, str], NetworkCalls] = {}
@@ -36,9 +36,9 @@ def embedded(
 
 def encoder_of_worker(pretrained_uri: str, version: str, settings: ScoringSettings) -> NetworkCalls:
     """The calls of a pretrained encoder that give [n, H], loaded by the first call in a process."""
-    key = (pretrained_uri, version, settings.model_dump_json())
-    if key not in _loaded:
-        quiet_worker()
+
+    def load() -> NetworkCalls:
         manifest = bundle.read_manifest(pretrained_uri, version, PRETRAIN)
-        _loaded[key] = NetworkCalls(bundle.load_model(pretrained_uri, manifest), manifest, settings, EMBEDDING)
-    return _loaded[key]
+        return NetworkCalls(bundle.load_model(pretrained_uri, manifest), manifest, settings, EMBEDDING)
+
+    return load_once(_loaded, (pretrained_uri, version, settings.model_dump_json()), load)

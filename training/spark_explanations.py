@@ -17,7 +17,7 @@ from training.bundle import Manifest
 from training.importance import Overall
 from training.reasons import TARGETS, Attributions, Ranks, reason_rows, reasons_of
 from training.settings import ExplanationSettings, ScoringSettings
-from training.spark_scoring import forecast, quiet_worker
+from training.spark_scoring import forecast, load_once
 from training.tensors import input_schema
 
 COLUMNS = (
@@ -160,12 +160,11 @@ def _unpacked(content: bytes) -> dict[str, Any]:
 
 
 def _explainer_of_worker(models_uri: str, manifest: Manifest, averages: Averages, settings: ExplanationSettings) -> Any:
-    key = (models_uri, manifest.to_json() + settings.model_dump_json() + averages.id)
-    if key not in _loaded:
-        quiet_worker()
+    def load() -> Any:
         from training.attributions import Explainer
 
-        model = bundle.load_model(models_uri, manifest)
         _loaded.clear()  # each date has averages of its own
-        _loaded[key] = Explainer(model, manifest, averages, settings, _ROWS_PER_CALL)
-    return _loaded[key]
+        return Explainer(bundle.load_model(models_uri, manifest), manifest, averages, settings, _ROWS_PER_CALL)
+
+    key = (models_uri, manifest.to_json() + settings.model_dump_json() + averages.id)
+    return load_once(_loaded, key, load)

@@ -7,9 +7,10 @@ and calls have multiples of some rows, so a forecast does not depend on the rows
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,9 @@ from training.distributed import QUIET_TENSORFLOW, bound_threads
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
 from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 
@@ -217,23 +221,32 @@ def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:
 
 def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings) -> Predictor:
     """The predictor of a bundle, loaded by the first call in a process."""
-    key = (models_uri, version, settings.model_dump_json())
-    if key not in _loaded:
-        quiet_worker()
-        manifest = bundle.read_manifest(models_uri, version)
+
+    def load() -> Predictor:
         from training.loop import in_precision
 
+        manifest = bundle.read_manifest(models_uri, version)
         model = bundle.load_model(models_uri, manifest)
         model = in_precision(model, manifest.model, manifest.contract, manifest.encoding, settings.precision)
-        _loaded[key] = Predictor(model, manifest, settings)
-    return _loaded[key]
+        return Predictor(model, manifest, settings)
+
+    return load_once(_loaded, (models_uri, version, settings.model_dump_json()), load)
 
 
-def quiet_worker() -> None:
-    """Let TensorFlow of this worker print nothing and take one thread; call it before a network is loaded."""
-    for name, value in QUIET_TENSORFLOW.items():
-        os.environ.setdefault(name, value)
-    bound_threads(_THREADS_PER_WORKER)
+def load_once(loaded: dict[K, V], key: K, load: Callable[[], V]) -> V:
+    """What `load` gives, made by the first call with a key in this worker; TensorFlow prints nothing, takes one thread.
+
+    Spark's workers collect garbage after each task. What is loaded stays, so it is taken out of that: among all objects
+    of TensorFlow and Keras each turn takes some tenths of a second.
+    """
+    if key not in loaded:
+        for name, value in QUIET_TENSORFLOW.items():
+            os.environ.setdefault(name, value)
+        bound_threads(_THREADS_PER_WORKER)
+        loaded[key] = load()
+        gc.collect()
+        gc.freeze()
+    return loaded[key]
 
 
 def arrow_rows(batch: pd.DataFrame, contract: Contract) -> pa.Table:
