@@ -9,7 +9,7 @@ STAMP := $(VENV)/.complete
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
-.PHONY: help doctor setup demo test lint docs package cluster-demo quality folds pretraining gate truth search bench clean
+.PHONY: help doctor setup demo test lint docs package cluster-demo quality folds pretraining gate limits truth search bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -57,6 +57,9 @@ quality: setup ## train and evaluate every network on the demo tables, into docs
 
 pretraining: setup ## measure with and without a pretrained encoder on the demo tables, into docs/pretraining.md
 	@$(BIN)/python -m bench.pretraining
+
+limits: setup ## noise, averages and learning curves on the demo tables, into docs/limits.md
+	@$(BIN)/python -m bench.limits
 
 gate: setup ## train models that deserve to be refused on the demo tables, into docs/gate.md
 	@$(BIN)/python -m bench.gate

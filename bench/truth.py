@@ -4,8 +4,8 @@
 
 Around each of several as-of dates every member has visits, purchases and campaigns in the month before it, drawn anew,
 and one purchase in the month after. Whether that one is large enough for silver is drawn with a chance that follows
-from the number of visits and from whether the last purchase lies within a week; amounts, campaigns and what happened
-earlier have no part in it.
+from the number of visits and from whether a campaign came within the last week; purchases, their amounts and what
+happened earlier have no part in it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ KEY = "a key for simulated members, and for nothing else"
 DATES, MEMBERS, APART = 5, 5_000, 60  # as-of dates, members, days between the dates
 WINDOW, SILVER = 30, 100
 FIRST = dt.date(2024, 3, 1)
-CAUSES = {"visit", "active_days", "recency_days", "purchase_recency_days", "recent_visit", "recent_purchase"}
-"""Reasons that follow from the visits of the last month and from the time of the last purchase."""
+CAUSES = {"visit", "campaign", "active_days", "recency_days", "recent_visit", "recent_campaign"}
+"""Reasons that follow from visits and campaigns of the last month, `active_days` and `recency_days` in part."""
 
 LIFELONG = ("tenure_days", "tier_age_days", "mean_age", "events", "gap_*", "amount_*", "mean_gap", "mean_amount")
 
@@ -91,7 +91,7 @@ def _months(chance: np.random.Generator, number: int) -> tuple[pl.DataFrame, pl.
     day = {kind: chance.uniform(-WINDOW, 0, len(of)) for kind, of in who.items()}
     paid = chance.uniform(5, 60, len(who["purchase"])).round(2)
     last = np.full(MEMBERS, -np.inf)
-    np.maximum.at(last, who["purchase"], day["purchase"])
+    np.maximum.at(last, who["campaign"], day["campaign"])
     truth = expit(-2.5 + 0.3 * counts["visit"] + 1.5 * (last > -7))
     later = np.where(chance.random(MEMBERS) < truth, 1.5 * SILVER, 0.1 * SILVER)
     parts = [
@@ -175,8 +175,8 @@ def page(truth: pl.DataFrame, root: str) -> str:
             "# Members whose truth is known",
             "",
             f"Written by `make truth` on {dt.date.today()}. {MEMBERS:,} simulated members at {DATES} dates; the chance",
-            "to move up follows from the visits of the last 30 days and from whether the last purchase lies within a",
-            "week, and from nothing else: not from amounts, campaigns or what happened earlier. The default network",
+            "to move up follows from the visits of the last 30 days and from whether a campaign came within the last",
+            "week, and from nothing else: not from purchases, amounts or what happened earlier. The default network",
             "and training of `conf/base.yaml`, judged on the base members of a date that neither training nor",
             "calibration saw.",
             "",
