@@ -48,7 +48,7 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
     for output, rows in rows_of_range(work, users):
         if rows.num_rows:
             rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
-            columns = table_of(output.kind, work.sequences).columns
+            columns = table_of(output.kind, work.sequences, work.targets).columns
             group = table_files.NARROW if output.kind == SNAPSHOTS else table_files.WIDE
             yield table_files.write_file(rows.select(columns), output.uri, _PARTITION, output.as_of, group)
 
@@ -59,7 +59,10 @@ def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Tab
     for output in work.outputs:
         as_of, days = output.as_of, reader.days
         if output.kind == OUTCOMES:
-            yield output, outcome_rows(days.members(as_of), days.all, as_of, work.horizon_days, spec.aggregates)
+            yield (
+                output,
+                outcome_rows(days.members(as_of), days.all, as_of, work.horizon_days, spec.aggregates, work.targets),
+            )
             continue
         events, totals = reader.events.known(as_of), days.totals(as_of)
         if output.kind == SNAPSHOTS:
@@ -68,10 +71,10 @@ def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Tab
             yield output, build_sequences(events, totals, spec)
 
 
-def table_of(kind: str, spec: SequenceSpec) -> tables.Table:
-    """The schema of an output."""
+def table_of(kind: str, spec: SequenceSpec, targets: Sequence[str] = ()) -> tables.Table:
+    """The schema of an output; `targets` are those of outcomes."""
     if kind == OUTCOMES:
-        return tables.OUTCOMES
+        return tables.outcomes(targets)
     if kind == SNAPSHOTS:
         return snapshots.table(spec)
     return tables.sequences(spec.contract, aggregate_columns(spec.aggregates))

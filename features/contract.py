@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 AGE = "seq_age"
@@ -17,6 +18,39 @@ AGE = "seq_age"
 
 FORMAT = 1
 """Raised when the meaning of a column changes without any of the contract's fields changing."""
+
+
+TARGET = r"^(inactive|tier_[1-9][0-9]{0,4}d)$"
+"""What outcomes may say beside the tier after the horizon: `tier_30d`, the tier after 30 days; `inactive`, that nothing
+happened within the horizon."""
+INACTIVE = "inactive"
+
+VALUE = "value"
+"""What a network may forecast beside tiers and targets: the logarithm of the outcome value."""
+
+
+def tier_days(target: str) -> int | None:
+    """Days after the as-of date for whose tier a target stands; None for one that is no tier."""
+    return None if target == INACTIVE else int(re.sub(r"\D", "", target))
+
+
+def outcome_column(target: str) -> str:
+    """Name of the `outcomes` column of a target."""
+    days = tier_days(target)
+    return f"outcome_{target}" if days is None else f"outcome_tier_rank_{days}d"
+
+
+def score_columns(output: str, tiers: Sequence[str]) -> dict[str, str]:
+    """Columns of `scores`, with their comments, for what a network forecasts beside the tier: `value`, or a target."""
+    if output == VALUE:
+        return {"expected_value": "forecast of the spend in the outcome window, from that of its logarithm"}
+    days = tier_days(output)
+    if days is None:
+        return {f"p_{output}": "probability that nothing happens in the outcome window, not calibrated"}
+    after = "days after the as-of date"
+    return {
+        f"p_{tier}_{days}d": f"probability that the tier is {tier} {days} {after}, not calibrated" for tier in tiers
+    }
 
 
 def array_column(channel: str) -> str:

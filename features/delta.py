@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,6 +72,8 @@ def _snapshot(spark: SparkSession, uri: str) -> Any:
 def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, str] | None = None) -> None:
     """Create the table at `uri` if there is none; otherwise check that it has the wanted schema.
 
+    It gets the optional columns that it lacks.
+
     Raises:
         TableMismatchError: with every difference, if the table has another schema or other partition columns.
         StorageError: the place cannot be written.
@@ -83,6 +86,8 @@ def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, st
             (builder.partitionedBy(*table.partitioned_by) if table.partitioned_by else builder).execute()
             return
         problems = _differences(spark, uri, table)
+        if not problems:
+            _grow(spark, uri, table)
     if problems:
         lines = "\n".join(f"  - {p}" for p in problems)
         raise TableMismatchError(
@@ -91,11 +96,20 @@ def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, st
         )
 
 
+def _grow(spark: SparkSession, uri: str, table: Table) -> None:
+    """Add the optional columns that the table lacks; none of its files is read or written."""
+    found = set(read(spark, uri).columns)
+    added = [c for c in table.fields if c.name not in found]
+    if added:
+        columns = ", ".join(f"`{c.name}` {c.dataType.simpleString()} COMMENT '{c.metadata['comment']}'" for c in added)
+        spark.sql(f"ALTER TABLE delta.`{uri}` ADD COLUMNS ({columns})")
+
+
 def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
     found = {c.name: c.dataType.simpleString() for c in read(spark, uri).schema}
     wanted = {c.name: c.dataType.simpleString() for c in table.fields}
-    problems = [f"column {n} is missing" for n in wanted if n not in found]
-    problems += [f"column {n} is not expected" for n in found if n not in wanted]
+    problems = [f"column {n} is missing" for n in wanted if n not in found and not _optional(table, n)]
+    problems += [f"column {n} is not expected" for n in found if n not in wanted and not _optional(table, n)]
     problems += [
         f"column {n} is {found[n]}, expected {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]
     ]
@@ -103,6 +117,10 @@ def _differences(spark: SparkSession, uri: str, table: Table) -> list[str]:
     if by != wanted_by:
         problems.append(f"partitioned by {by or 'nothing'}, expected {wanted_by or 'nothing'}")
     return problems
+
+
+def _optional(table: Table, column: str) -> bool:
+    return table.optional is not None and re.fullmatch(table.optional, column) is not None
 
 
 def table_property(spark: SparkSession, uri: str, key: str) -> str | None:

@@ -3,46 +3,76 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.contract import outcome_column, tier_days
 from features.errors import DateError
-from features.histories import DayHistory
+from features.histories import DayHistory, UserDays
 from features.sequences import micros_to_decimal
 from features.tiers import Ints
 from features.totals import AggregateSpec
 
 
 def outcome_rows(
-    users: pa.Array, history: DayHistory, as_of: dt.date, horizon_days: int, spec: AggregateSpec
+    users: pa.Array,
+    history: DayHistory,
+    as_of: dt.date,
+    horizon_days: int,
+    spec: AggregateSpec,
+    targets: Sequence[str] = (),
 ) -> pa.Table:
     """Outcome value and tier of `users`, ascending by user id.
 
     Args:
         users: ids of the members known before `as_of`, each once, ascending.
-        history: rollup days; users and days outside the window are left out.
+        history: rollup days; users and days outside the window are left out. For tiers after other days than the
+            horizon it must reach back as far as the rule's window.
         as_of: first day of the outcome window.
         horizon_days: its length.
         spec: the tier rule; its measures are summed over the outcome window.
+        targets: what else is said, see `features.contract.TARGET`. The tier after other days than the horizon is the
+            one that the member then has: by the rule's own window, which ends there.
     """
-    end = horizon_end(as_of, horizon_days)
+    end, n = horizon_end(as_of, horizon_days), len(users)
     days = history.before(end)
-    at = pc.fill_null(pc.index_in(users, days.users), -1).to_numpy() if len(days.who) else np.full(len(users), -1)
-    totals = {c: _of_users(days.total(c, horizon_days), at) for c in ("spend", *spec.measured.values())}
-    rank = spec.rule.rank({m: totals[c] for m, c in spec.measured.items()})
-    n = len(users)
+    at = _places(users, days)
+    spend = _of_users(days.total("spend", horizon_days), at)
+    rank = _rank(days, at, horizon_days, spec)
+
+    def target(name: str) -> pa.Array:
+        after = tier_days(name)
+        if after is None:
+            return pa.array(_of_users((days.last > days.since(horizon_days)).astype(np.int64), at) == 0)
+        then = history.before(horizon_end(as_of, after))
+        return pa.array(_rank(then, _places(users, then), spec.rule.window_days, spec).astype(np.int32))
+
     return pa.table(
         {
             "user_id": users,
             "as_of_date": pa.repeat(pa.scalar(as_of, pa.date32()), n),
             "horizon_end": pa.repeat(pa.scalar(end, pa.date32()), n),
-            "outcome_value": micros_to_decimal(totals["spend"], np.zeros(n, bool)),
+            "outcome_value": micros_to_decimal(spend, np.zeros(n, bool)),
             "outcome_tier": pa.array(spec.rule.names).take(pa.array(rank)),
             "outcome_tier_rank": pa.array(rank.astype(np.int32)),
+            **{outcome_column(name): target(name) for name in targets},
         }
     )
+
+
+def _places(users: pa.Array, days: UserDays) -> Ints:
+    """[n] place of each user among those of the days, -1 where it has none."""
+    if not len(days.who):
+        return np.full(len(users), -1)
+    return np.asarray(pc.fill_null(pc.index_in(users, days.users), -1).to_numpy())
+
+
+def _rank(days: UserDays, at: Ints, newest: int, spec: AggregateSpec) -> Ints:
+    """[n] rank by the rule over the last `newest` days of the users at these places."""
+    return spec.rule.rank({m: _of_users(days.total(c, newest), at) for m, c in spec.measured.items()})
 
 
 def _of_users(totals: Ints, at: Ints) -> Ints:

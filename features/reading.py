@@ -60,6 +60,7 @@ class Pass:
     sequences: SequenceSpec
     horizon_days: int
     snapshot: Snapshot | None = None
+    targets: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

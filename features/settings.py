@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from features.contract import Contract
+from features.contract import TARGET, Contract, tier_days
 from features.tiers import MEASURES, MICROS, TierRule, decimal_to_steps
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -230,9 +230,24 @@ class Features(_Strict):
 
 
 class Horizon(_Strict):
-    """The window that starts at the as-of date and whose tier is forecast."""
+    """The window that starts at the as-of date and whose tier is forecast, and what else becomes of the members."""
 
     days: Days
+    targets: tuple[Annotated[str, Field(pattern=TARGET)], ...] = Field(
+        (), description="what outcomes say beside: `tier_30d`, the tier after 30 days; `inactive`"
+    )
+
+    @model_validator(mode="after")
+    def _targets_within_the_horizon(self) -> Horizon:
+        twice = sorted({name for name in self.targets if self.targets.count(name) > 1})
+        late = [name for name in self.targets if (tier_days(name) or 0) >= self.days]
+        if twice:
+            raise ValueError(f"targets {twice} are named twice")
+        if late:
+            raise ValueError(
+                f"targets {late} lie not before the horizon of {self.days} days: outcomes wait for it alone"
+            )
+        return self
 
 
 class Storage(_Strict):

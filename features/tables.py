@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from features.contract import AGE, Contract, array_column
+from features.contract import AGE, Contract, array_column, outcome_column, score_columns, tier_days
 
 MONEY = t.DecimalType(18, 6)
 TOTAL = t.DecimalType(28, 6)
@@ -17,13 +17,18 @@ TOTAL = t.DecimalType(28, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A Delta table: its name, what a row is, its fields with comments, its partition columns and properties."""
+    """A Delta table: its name, what a row is, its fields with comments, its partition columns and properties.
+
+    Columns whose whole name matches `optional` are added to a table that lacks them; where they are not asked for any
+    more they stay, null in new rows.
+    """
 
     name: str
     row: str
     fields: tuple[t.StructField, ...]
     partitioned_by: tuple[str, ...] = ()
     properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    optional: str | None = None
 
     @property
     def schema(self) -> t.StructType:
@@ -200,25 +205,37 @@ def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]
     )
 
 
-OUTCOMES = Table(
-    "outcomes",
-    "a user at an as-of date whose horizon has fully passed",
-    (
-        _USER,
-        field("horizon_end", t.DateType(), "the outcome window ends before this date's midnight UTC"),
-        field("outcome_value", TOTAL, "spend in the outcome window"),
-        field("outcome_tier", t.StringType(), "tier by the rule over the outcome window"),
-        field("outcome_tier_rank", t.IntegerType(), "rank of the outcome tier"),
-        _INPUTS,
-        _AS_OF,
-    ),
-    ("as_of_date",),
-)
+def outcomes(targets: Sequence[str] = ()) -> Table:
+    """What became of a user; `targets` are those of `horizon.targets`."""
+
+    def of_target(name: str) -> t.StructField:
+        days = tier_days(name)
+        if days is None:
+            return field(outcome_column(name), t.BooleanType(), "whether the outcome window has no event")
+        return field(outcome_column(name), t.IntegerType(), f"rank of the tier {days} days after the as-of date")
+
+    return Table(
+        "outcomes",
+        "a user at an as-of date whose horizon has fully passed",
+        (
+            _USER,
+            field("horizon_end", t.DateType(), "the outcome window ends before this date's midnight UTC"),
+            field("outcome_value", TOTAL, "spend in the outcome window"),
+            field("outcome_tier", t.StringType(), "tier by the rule over the outcome window"),
+            field("outcome_tier_rank", t.IntegerType(), "rank of the outcome tier"),
+            *(of_target(name) for name in targets),
+            _INPUTS,
+            _AS_OF,
+        ),
+        ("as_of_date",),
+        optional=r"outcome_(inactive|tier_rank_\d+d)",
+    )
 
 
-def scores(tiers: Sequence[str]) -> Table:
-    """A user's tier probabilities at an as-of date."""
+def scores(tiers: Sequence[str], outputs: Sequence[str] = ()) -> Table:
+    """A user's tier probabilities at an as-of date, and further outputs of the network, see `score_columns`."""
     tier, next_tier, gap, measure = _STANDING
+    further = {c: text for output in outputs for c, text in score_columns(output, tiers).items()}
     return Table(
         "scores",
         "a user's forecast at an as-of date",
@@ -235,12 +252,14 @@ def scores(tiers: Sequence[str]) -> Table:
             measure,
             field("sequence_length", t.IntegerType(), "events that the forecast could see one by one"),
             field("truncated", t.BooleanType(), "whether older events were left out of the sequence"),
+            *(field(name, t.DoubleType(), text) for name, text in further.items()),
             field("model_version", t.StringType(), "bundle that made the forecast"),
             field("scored_at", t.TimestampType(), "when the forecast was made, UTC"),
             _INPUTS,
             _AS_OF,
         ),
         ("as_of_date",),
+        optional=r"expected_value|p_inactive|p_.+_\d+d",
     )
 
 

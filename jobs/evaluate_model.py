@@ -79,7 +79,7 @@ def evaluated(job: Job, record: Run, version: str, date: dt.date) -> Evaluated:
     """Compare a bundle's forecasts with the outcomes, the baselines and the challengers, on the same rows."""
     settings = job.settings
     manifest = read_manifest(settings.storage.models, version)
-    check_fits(manifest, settings.contract)
+    check_fits(manifest, settings.contract, settings.scoring.outputs)
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
     outcomes = delta.read(job.spark, job.existing("outcomes"))

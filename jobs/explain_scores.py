@@ -45,7 +45,7 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
     (version, of_scores), *_ = scores.select("model_version", "inputs_id").distinct().collect()
     _check_sequences(job, record, date, of_scores)
     manifest = read_manifest(settings.storage.models, version)
-    check_fits(manifest, settings.contract)
+    check_fits(manifest, settings.contract, settings.scoring.outputs)
     record.model_version = version
     delta.ensure(job.spark, uri, tables.SCORE_REASONS)
     seen = delta.version(job.spark, uri)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from deltalake.exceptions import DeltaError
 
 from features import as_of, delta, outcomes, rollup, snapshots, table_files, tables
+from features.contract import tier_days
 from features.errors import TiercastError
 from features.reading import OUTCOMES, SEQUENCES, SNAPSHOTS, Output, Pass
 from features.snapshots import Snapshot
@@ -99,7 +100,8 @@ def inputs_of(job: Job, pinned: Pinned, kind: str, date: dt.date) -> str:
         return table_files.inputs_before(pinned.event_files, date, settings.contract.id)
     end = outcomes.horizon_end(date, settings.horizon.days)
     rule = settings.aggregates.rule.canonical()
-    return table_files.inputs_before(pinned.event_files, end, rule, settings.horizon.days, settings.known_by)
+    targets = settings.horizon.targets
+    return table_files.inputs_before(pinned.event_files, end, rule, settings.horizon.days, settings.known_by, *targets)
 
 
 def check(job: Job, pinned: Pinned, kind: str, date: dt.date) -> None:
@@ -128,7 +130,7 @@ def write(
     """
     kinds = dict.fromkeys(kind for kind, _ in wanted)
     for kind in kinds:
-        delta.ensure(job.spark, job.uri(kind), as_of.table_of(kind, job.settings.sequences))
+        delta.ensure(job.spark, job.uri(kind), _table_of(job, kind))
     missing = []
     for kind, date in wanted:
         planned = plan(job, pinned, kind, date)
@@ -166,7 +168,7 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
     for p in group:
         output = p.output
         with told(failed, output.kind, output.as_of), job.run(JOBS[output.kind], output.as_of) as record:
-            added, table = files[output], as_of.table_of(output.kind, job.settings.sequences)
+            added, table = files[output], _table_of(job, output.kind)
             record.versions = dict(pinned.versions)
             seen = delta.commit_files(output.uri, table, record.id, p.seen, [output.as_of], added)
             record.versions[output.kind] = seen
@@ -176,10 +178,17 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
 def reading(job: Job, pinned: Pinned, wanted: Sequence[Output], rebuild: bool = False) -> Pass:
     """The pass that answers what is wanted, from a snapshot where one stands before all of it, unless to `rebuild`."""
     settings, snapshot = job.settings, None if rebuild else standing_snapshot(job, pinned)
+    targets = settings.horizon.targets
     if snapshot is not None and any(o.as_of < snapshot.as_of for o in wanted):
         snapshot = None
+    if any(map(tier_days, targets)) and any(o.kind == OUTCOMES for o in wanted):
+        snapshot = None  # the rule's window may begin before it
     spec, horizon = settings.sequences, settings.horizon.days
-    return Pass(pinned.event_files, pinned.day_files, _in_order(job), wanted, spec, horizon, snapshot)
+    return Pass(pinned.event_files, pinned.day_files, _in_order(job), wanted, spec, horizon, snapshot, targets)
+
+
+def _table_of(job: Job, kind: str) -> tables.Table:
+    return as_of.table_of(kind, job.settings.sequences, job.settings.horizon.targets)
 
 
 def _in_order(job: Job) -> bool:

@@ -40,9 +40,9 @@ def score_users(job: Job, record: Run, date: dt.date) -> None:
     """Write the scores of one as-of date in one commit."""
     settings, uri = job.settings, job.uri("scores")
     manifest = read_manifest(settings.storage.models, settings.scoring.model_version)
-    check_fits(manifest, settings.contract)
+    check_fits(manifest, settings.contract, settings.scoring.outputs)
     record.model_version = manifest.version
-    table = tables.scores(manifest.contract.tiers)
+    table = tables.scores(manifest.contract.tiers, settings.scoring.outputs)
     delta.ensure(job.spark, uri, table)
     seen = delta.version(job.spark, uri)
     now = inputs_of_members(job, date)
@@ -86,7 +86,8 @@ def _keep_drift(job: Job, record: Run, manifest: Manifest, date: dt.date, shifts
 
 
 def _inputs(of_sequences: str, manifest: Manifest, settings: ScoringSettings) -> str:
-    return f"{table_files.fingerprint(of_sequences)}.{table_files.fingerprint(manifest.version, settings.precision)}"
+    own = table_files.fingerprint(manifest.version, settings.precision, *settings.outputs)
+    return f"{table_files.fingerprint(of_sequences)}.{own}"
 
 
 def reason(job: Job, date: dt.date, of_sequences: str) -> str | None:

@@ -25,7 +25,7 @@ from training import drift
 from training.bundle import Manifest
 from training.drift import PREDICTED_TIER, Counted
 from training.settings import ScoringSettings
-from training.spark_scoring import forecast, forecast_rows
+from training.spark_scoring import TIER, forecast_rows, forecasts
 from training.tensors import AS_OF, TIER_RANK, Array
 
 
@@ -85,7 +85,7 @@ def score(
         models_uri: where the bundle lies; each Python worker reads it from there.
         settings: sizes of the network's calls.
     """
-    fields = [f for f in tables.scores(manifest.contract.tiers).fields if f.name not in _ADDED]
+    fields = [f for f in tables.scores(manifest.contract.tiers, settings.outputs).fields if f.name not in _ADDED]
 
     def work(portion: int) -> Iterator[pa.RecordBatch]:
         rows = _scored(members, portion, manifest, models_uri, settings)
@@ -109,7 +109,7 @@ def write_scores(
     With them comes what drift is measured by: about `counted_rows` members, counted by the profile of the bundle; None
     where it has no profile. They are the first members of the first ranges, and pseudonyms are as good as random.
     """
-    columns, profile = tables.scores(manifest.contract.tiers).columns, manifest.profile
+    columns, profile = tables.scores(manifest.contract.tiers, settings.outputs).columns, manifest.profile
     counting = min(len(members.ranges), _COUNTING)
     most = -(-counted_rows // counting)
 
@@ -117,11 +117,11 @@ def write_scores(
         rows = members.rows_of(members.ranges[portion])
         if not rows.num_rows:
             return
-        probabilities = forecast(rows, models_uri, manifest, settings)
+        found = forecasts(rows, models_uri, manifest, settings)
         counted = None
         if profile is not None and portion < counting:
-            counted = profile.count(_watched(rows.slice(0, most), probabilities[:most], manifest.contract)).to_dict()
-        scored = forecast_rows(rows, probabilities, manifest)
+            counted = profile.count(_watched(rows.slice(0, most), found[TIER][:most], manifest.contract)).to_dict()
+        scored = forecast_rows(rows, found, manifest)
         for name, value in added.items():
             scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
         file = table_files.write_file(scored.select(columns), uri, AS_OF, members.as_of)
@@ -139,7 +139,7 @@ def _watched(rows: pa.Table, probabilities: Array, contract: Contract) -> dict[s
 
 def _scored(members: Members, portion: int, manifest: Manifest, models_uri: str, settings: ScoringSettings) -> pa.Table:
     rows = members.rows_of(members.ranges[portion])
-    return forecast_rows(rows, forecast(rows, models_uri, manifest, settings), manifest)
+    return forecast_rows(rows, forecasts(rows, models_uri, manifest, settings), manifest)
 
 
 def inputs_of_members(job: Job, date: dt.date) -> str:

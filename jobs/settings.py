@@ -63,6 +63,16 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _targets_are_known(self) -> Settings:
+        unknown = [name for name in self.model.targets if name not in self.horizon.targets]
+        if unknown:
+            raise ValueError(
+                f"model.targets {unknown} are not in horizon.targets {list(self.horizon.targets)}: outcomes would not "
+                "say what became of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pretraining_shares_its_batches(self) -> Settings:
         try:
             self.pretraining.of(self.training)

@@ -57,7 +57,8 @@ def train(job: Job, record: Run, publish: bool = True) -> Trained:
 
 def judging(settings: Settings) -> Judging:
     """How the settings say that a bundle is judged."""
-    return Judging(settings.calibration, settings.gate, settings.scoring, settings.evaluation.max_users)
+    scoring = settings.scoring.model_copy(update={"outputs": ()})
+    return Judging(settings.calibration, settings.gate, scoring, settings.evaluation.max_users)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

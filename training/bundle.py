@@ -25,6 +25,7 @@ from features.errors import BundleError, DateError
 from training.calibration import Calibration
 from training.drift import Profile
 from training.gate import Verdict
+from training.models import further_outputs
 from training.settings import ModelSettings
 from training.tensors import Encoding
 
@@ -222,14 +223,24 @@ def load_model(models_uri: str, manifest: Manifest) -> Any:
             ) from error
 
 
-def check_fits(manifest: Manifest, contract: Contract) -> None:
-    """Raise BundleError, naming both sides of each difference, unless the bundle was trained for this contract."""
+def check_fits(manifest: Manifest, contract: Contract, outputs: Sequence[str] = ()) -> None:
+    """Raise BundleError, naming both sides of each difference, unless the bundle was trained for this contract.
+
+    And unless its network gives the further `outputs` of `scoring.outputs`.
+    """
     differences = manifest.contract.differences(contract)
     if differences:
         listed = "\n".join(f"  - {line}" for line in differences)
         raise BundleError(
             f"bundle {manifest.version} was trained for contract {manifest.contract.id} and the settings ask for "
             f"{contract.id}:\n{listed}\ntrain a model for these settings, or choose scoring.model_version"
+        )
+    given = further_outputs(manifest.model.name, manifest.model.targets)
+    absent = [name for name in outputs if name not in given]
+    if absent:
+        raise BundleError(
+            f"scoring.outputs asks for {', '.join(absent)}, which bundle {manifest.version} does not forecast; beside "
+            f"the tier it gives {', '.join(given) or 'nothing'}: train with them in model.targets, or leave them out"
         )
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features import uri
-from features.contract import Contract
+from features.contract import Contract, outcome_column
 from training.tensors import Array, Encoded, Encoding, Tensors, column, trimmed
 
 Ints = npt.NDArray[np.int64]
@@ -32,6 +32,11 @@ MEMBER = "member"
 """Column and tensor: a hash of the user, by which rows of one member at several dates are known."""
 NO_OUTCOME = -1
 """Outcome rank of a row without one."""
+
+
+def target_tensor(target: str) -> str:
+    """Name of the tensor of one of `model.targets`."""
+    return f"target_{target}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Labelled:
     """n encoded rows and what came true.
 
     `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32, what the row counts;
-    `member` [n] int64 tells rows of one member.
+    `member` [n] int64 tells rows of one member; `targets` [n] int32 by the names of their tensors.
     """
 
     encoded: Encoded
@@ -82,13 +87,15 @@ class Labelled:
     log_value: Array
     weight: Array
     member: Array
+    targets: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[Labelled]) -> Labelled:
         """The rows of all parts, one after the other."""
         names = ("outcome_rank", "log_value", "weight", "member")
-        others = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
-        return cls(Encoded.joined([p.encoded for p in parts]), *others)
+        others = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        targets = {name: np.concatenate([p.targets[name] for p in parts]) for name in parts[0].targets}
+        return cls(Encoded.joined([p.encoded for p in parts]), **others, targets=targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +155,14 @@ class TensorMaker:
         encoding: vocabulary and normalisation.
         width: largest padded length.
         trim: batches are cut to their longest row, rounded up to a multiple of this; None: not at all.
+        targets: further outcomes that the rows have, see `features.contract.TARGET`.
     """
 
     contract: Contract
     encoding: Encoding
     width: int
     trim: int | None
+    targets: Sequence[str] = ()
 
     def encode(self, rows: pa.Table) -> Labelled:
         """Staged rows as numbers, once for all batches that take from them."""
@@ -163,10 +172,14 @@ class TensorMaker:
         weights = column(rows, WEIGHT).to_numpy(zero_copy_only=False).astype(np.float32)
         members = column(rows, MEMBER).to_numpy(zero_copy_only=False)
         encoded = Encoded.of(rows, self.contract, self.encoding)
-        return Labelled(encoded, ranks.astype(np.int32), log_values, weights, members)
+        targets = {
+            target_tensor(t): column(rows, outcome_column(t)).cast(pa.int32()).to_numpy(zero_copy_only=False)
+            for t in self.targets
+        }
+        return Labelled(encoded, ranks.astype(np.int32), log_values, weights, members, targets)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `to_tensors`; and `target_tier`, `target_log_value`, `target_weight` and `member`, [n] each."""
+        """See `to_tensors`; and `target_tier`, `target_log_value`, `target_weight`, `member`, `targets`, [n] each."""
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -178,6 +191,7 @@ class TensorMaker:
             TARGET_VALUE: buffer.log_value,
             TARGET_WEIGHT: buffer.weight,
             MEMBER: buffer.member,
+            **buffer.targets,
         }
         return {**buffer.encoded.padded(places, width), **{name: values[places] for name, values in of_rows.items()}}
 

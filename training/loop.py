@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from features import uri
-from features.contract import Contract
+from features.contract import INACTIVE, VALUE, Contract
 from training import checkpoint, distributed, feed
 from training.feed import MEMBER, TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT, ShardSet, TensorMaker
 from training.models import model_module, parameters_class
@@ -101,7 +101,8 @@ class Plan:
 
     def tensor_maker(self) -> TensorMaker:
         """How this training makes tensors."""
-        return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM)
+        targets = self.model.targets if self.pretraining is None else ()
+        return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM, targets)
 
     def member(self, number: int) -> Plan:
         """How a network of the ensemble is trained, from 0: with a seed and a checkpoint of its own."""
@@ -126,7 +127,7 @@ def build_model(model: ModelSettings, contract: Contract, encoding: Encoding, me
     from training.models.ensemble import ensemble
     from training.models.layers import Shapes
 
-    shapes = Shapes.of(contract, encoding, tensor_width(model, contract))
+    shapes = Shapes.of(contract, encoding, tensor_width(model, contract), model.targets)
     parameters = parameters_class(model.name)(**model.parameters)
     return ensemble([model_module(model.name).build(shapes, parameters) for _ in range(members)])
 
@@ -177,7 +178,8 @@ class Forecasting:
 
     def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """See `compiled_steps`."""
-        return compiled_steps(model, optimizer, plan.settings.auxiliary_weight, plan.training.mean_weight)
+        weights = plan.settings.auxiliary_weight, plan.training.mean_weight
+        return compiled_steps(model, optimizer, *weights, plan.model.targets)
 
     def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """The tensors of shuffled rows."""
@@ -237,8 +239,8 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         after_epoch: called with each new entry of the history, once the checkpoint is written.
 
     Returns:
-        JSON-ready: `history` of all members, one after the other; `best_epoch` of the first; `validation_loss` and
-        `validation_accuracy` of the model, `largest_difference` between the weights of the ranks, `weights` (their
+        JSON-ready: `history` of all members, one after the other; `best_epoch` of the first; the figures
+        of `_validated` for the model; `largest_difference` between the weights of the ranks, `weights` (their
         number), `resumed_epochs`.
     """
     from training.models.ensemble import ensemble
@@ -251,14 +253,13 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
     difference = distributed.largest_difference(model.variables)
     if rank.first:
         _save_model(model, plan.model_uri)
-    loss, accuracy = trained[0].best_validation()
+    validation = trained[0].best_validation()
     if len(trained) > 1:
-        loss, accuracy = _validated(Forecasting(), plan, rank, encoded.make, compiled_validation(model))
+        validation = _validated(Forecasting(), plan, rank, encoded.make, compiled_validation(model, plan.model.targets))
     return {
         "history": [entry for member in trained for entry in member.history],
         "best_epoch": trained[0].best_epoch,
-        "validation_loss": loss,
-        "validation_accuracy": accuracy,
+        **validation,
         "largest_difference": difference,
         "weights": int(sum(np.prod(w.shape) for w in model.trainable_variables)),
         "resumed_epochs": sum(member.resumed for member in trained),
@@ -344,10 +345,9 @@ class _State:
         """Whether the validation loss has not improved for too long."""
         return self.epochs - self.best_epoch >= self.plan.settings.patience if self.history else False
 
-    def best_validation(self) -> tuple[float, float]:
-        """Validation loss and accuracy of the best epoch."""
-        best = self.history[self.best_epoch - 1]
-        return best["validation_loss"], best["validation_accuracy"]
+    def best_validation(self) -> dict[str, float]:
+        """The validation figures of the best epoch."""
+        return {name: x for name, x in self.history[self.best_epoch - 1].items() if name.startswith("validation_")}
 
     @staticmethod
     def restore(variables: list[Any], values: Any) -> None:
@@ -362,8 +362,9 @@ class _State:
         seconds = time.monotonic() - began
         rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
         with distributed.averaged(self.model, self.optimizer):
-            validation_loss, accuracy = self._validate()
+            validation = self._validate()
             found = [np.array(v.numpy()) for v in self.model.variables]
+        validation_loss = validation["validation_loss"]
         if not math.isfinite(validation_loss):
             raise RuntimeError(
                 f"the validation loss is {validation_loss} after epoch {self.epochs + 1}: lower training.learning_rate"
@@ -372,8 +373,7 @@ class _State:
             "member": float(self.number + 1),
             "epoch": float(self.epochs + 1),
             "loss": losses,
-            "validation_loss": validation_loss,
-            "validation_accuracy": accuracy,
+            **validation,
             "learning_rate": float(self.optimizer.learning_rate.numpy()),
             "seconds": seconds,
             "users_per_second": rows / seconds,
@@ -416,23 +416,27 @@ class _State:
                 self.progress.step(before + done + 1, all_steps, loss_sum / seen, speed)
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
-    def _validate(self) -> tuple[float, float]:
+    def _validate(self) -> dict[str, float]:
         return _validated(self.objective, self.plan, self.rank, self.encoded.make, self.validation_step)
 
 
 def _validated(
     objective: Objective, plan: Plan, rank: distributed.Rank, make: TensorMaker, step: Callable[..., Any]
-) -> tuple[float, float]:
-    """Mean loss, and mean share that is right, over the validation rows of all ranks."""
-    totals = np.zeros(3)
+) -> dict[str, float]:
+    """Mean `validation_loss`, share that is right as `validation_accuracy`, and mean loss of each of `model.targets`.
+
+    Over the validation rows of all ranks.
+    """
+    totals = np.zeros(3 + len(make.targets))
     for batch in feed.prefetch(objective.validation(plan, make, rank.number), plan.settings.prefetch_batches):
         totals += np.array([float(v) for v in step(batch)])
-    loss, correct, count = distributed.sums(list(totals))
-    return loss / count, correct / count
+    loss, correct, count, *further = distributed.sums(list(totals))
+    means = {"loss": loss, "accuracy": correct, **dict(zip((f"loss_{t}" for t in make.targets), further, strict=True))}
+    return {f"validation_{name}": total / count for name, total in means.items()}
 
 
 def compiled_steps(
-    model: Any, optimizer: Any, auxiliary_weight: float, mean_weight: float
+    model: Any, optimizer: Any, auxiliary_weight: float, mean_weight: float, targets: Sequence[str] = ()
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
 
@@ -442,45 +446,49 @@ def compiled_steps(
     import keras
     import tensorflow as tf
 
-    @tf.function(input_signature=[_signature(model)], jit_compile=False, autograph=False)
+    @tf.function(input_signature=[_signature(model, targets)], jit_compile=False, autograph=False)
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
             weight = batch[TARGET_WEIGHT] / mean_weight
             loss = tf.reduce_mean(weight * _log_losses(batch, outputs))
-            if "value" in outputs:
-                values = tf.squeeze(outputs["value"], -1)
+            if VALUE in outputs:
+                values = tf.squeeze(outputs[VALUE], -1)
                 loss += auxiliary_weight * tf.reduce_mean(
                     weight * keras.losses.huber(batch[TARGET_VALUE][:, None], values[:, None])
                 )
+            for target in targets:
+                loss += auxiliary_weight * tf.reduce_mean(weight * _target_losses(batch, outputs, target))
         optimizer.apply_gradients(
             zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
         )
         return loss
 
-    return train_step, compiled_validation(model)
+    return train_step, compiled_validation(model, targets)
 
 
-def compiled_validation(model: Any) -> Callable[..., Any]:
-    """Compiled validation step of a model: summed log-loss, correct rows, rows."""
+def compiled_validation(model: Any, targets: Sequence[str] = ()) -> Callable[..., Any]:
+    """Compiled validation step of a model: summed log-loss, correct rows, rows, summed log-loss of each target."""
     import tensorflow as tf
 
-    @tf.function(input_signature=[_signature(model)], jit_compile=False, autograph=False)
+    @tf.function(input_signature=[_signature(model, targets)], jit_compile=False, autograph=False)
     def validation_step(batch: Any) -> Any:
         outputs = model({name: batch[name] for name in model.input}, training=False)
         found = tf.argmax(outputs["tier"], axis=-1, output_type=tf.int32)
         correct = tf.reduce_sum(tf.cast(found == batch[TARGET_TIER], tf.float32))
-        return tf.reduce_sum(_log_losses(batch, outputs)), correct, tf.shape(found)[0]
+        further = [tf.reduce_sum(_target_losses(batch, outputs, name)) for name in targets]
+        return tf.reduce_sum(_log_losses(batch, outputs)), correct, tf.shape(found)[0], *further
 
     return cast(Callable[..., Any], validation_step)
 
 
-def _signature(model: Any) -> dict[str, Any]:
+def _signature(model: Any, targets: Sequence[str]) -> dict[str, Any]:
     """Inputs and targets of a batch."""
     import tensorflow as tf
 
     found = {name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in model.input.items()}
     kinds = {TARGET_TIER: tf.int32, TARGET_VALUE: tf.float32, TARGET_WEIGHT: tf.float32, MEMBER: tf.int64}
+    kinds |= {feed.target_tensor(name): tf.int32 for name in targets}
     return found | {name: tf.TensorSpec([None], kind) for name, kind in kinds.items()}
 
 
@@ -488,6 +496,16 @@ def _log_losses(batch: Any, outputs: Any) -> Any:
     import keras
 
     return keras.losses.sparse_categorical_crossentropy(batch[TARGET_TIER], outputs["tier"])
+
+
+def _target_losses(batch: Any, outputs: Any, target: str) -> Any:
+    """Logarithmic loss [n] of one of `model.targets`."""
+    import keras
+
+    truth = batch[feed.target_tensor(target)]
+    if target == INACTIVE:
+        return keras.losses.binary_crossentropy(truth[:, None], outputs[target])
+    return keras.losses.sparse_categorical_crossentropy(truth, outputs[target])
 
 
 def _pretrained(plan: Plan, model: Any) -> Sequence[Any]:

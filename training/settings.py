@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from features.contract import TARGET, VALUE
 from training.models import REGISTRY, parameters_class
 from training.weights import Weights
 
@@ -32,6 +33,9 @@ class ModelSettings(_Strict):
     name: str = Field(description="a name of training.models.REGISTRY")
     parameters: dict[str, int | float | str | bool] = Field(
         {}, description="the model's own parameters, if not default"
+    )
+    targets: tuple[Annotated[str, Field(pattern=TARGET)], ...] = Field(
+        (), description="of `horizon.targets`, those that the network learns to forecast beside the tier"
     )
 
     @model_validator(mode="after")
@@ -114,7 +118,10 @@ class TrainingSettings(_Strict):
     )
     ensemble: Positive = Field(le=100, description="networks of different seeds whose probabilities are averaged")
     patience: Positive = Field(description="epochs without a better validation loss after which training stops")
-    auxiliary_weight: float = Field(ge=0, description="weight of the Huber loss on log1p of the outcome value")
+    auxiliary_weight: float = Field(
+        ge=0,
+        description="weight of each loss beside the tier's: Huber on log1p of the outcome value, and model.targets",
+    )
     mixed_precision: bool = Field(description="bfloat16 arithmetic where a GPU is used; weights stay float32")
     vocabulary_size: Positive = Field(le=1_000_000, description="most codes of a categorical channel")
     shuffle_rows: Positive = Field(description="rows of each shard's shuffle buffer")
@@ -346,6 +353,9 @@ class ScoringSettings(_Strict):
     model_rows: Positive = Field(le=65_536, description="rows of one call of the network")
     padding: float = Field(ge=0, le=0.9, description="largest share of padding in a row that the network sees")
     xla: bool = Field(description="compile the network for each padded width: pays from about a million users on")
+    outputs: tuple[Annotated[str, Field(pattern=f"^{VALUE}$|{TARGET}")], ...] = Field(
+        (), description="what else of the network enters `scores`: `value`, or names of model.targets"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="what the network computes in; the weights and the probabilities stay float32"
     )

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
 from features import uri
-from features.contract import Contract
+from features.contract import Contract, outcome_column
 from features.errors import TrainingDataError
 from training.feed import MEMBER, OUTCOME_RANK, OUTCOME_VALUE, WEIGHT, ShardSet
 from training.settings import TrainingSettings
@@ -62,14 +62,22 @@ class Examples:
         return cls(training, validation, Encoding.from_dict(stored["encoding"]))
 
 
-def example_schema(contract: Contract) -> pa.Schema:
-    """Arrow types of a staged example: what tensors are made of, the outcome, what it counts, and whose it is."""
+def example_schema(contract: Contract, targets: Sequence[str] = ()) -> pa.Schema:
+    """Arrow types of a staged example: what tensors are made of, the outcome, what it counts, and whose it is.
+
+    `targets` are those of `model.targets`.
+    """
     further = {OUTCOME_RANK: pa.int32(), OUTCOME_VALUE: pa.float64(), WEIGHT: pa.float64(), MEMBER: pa.int64()}
+    further |= {outcome_column(name): pa.int32() for name in targets}
     return pa.schema([*input_schema(contract), *(pa.field(name, kind) for name, kind in further.items())])
 
 
 def data_identity(
-    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings
+    sequences: DataFrame,
+    outcomes: DataFrame | None,
+    contract: Contract,
+    settings: TrainingSettings,
+    targets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fingerprints of the rows that a training would read, after checking that they can train.
 
@@ -79,7 +87,8 @@ def data_identity(
         JSON-ready: for each table and date the sorted `inputs_id` of its rows.
 
     Raises:
-        TrainingDataError: a date has no rows, rows follow another contract, or all outcomes are in one tier.
+        TrainingDataError: a date has no rows, rows follow another contract, all outcomes are in one tier, or outcomes
+            do not say what became of a target.
     """
     contracts = _grouped(sequences, settings.all_dates, "contract_id")
     _check_contract(contracts, contract)
@@ -88,6 +97,7 @@ def data_identity(
     if outcomes is not None:
         read["outcomes"] = _grouped(outcomes, settings.all_dates, OUTCOME_RANK)
         _check_outcomes(read["outcomes"], contract, settings)
+        _check_targets(outcomes, settings, targets)
     return {
         name: {str(date): sorted({r["inputs_id"] for r in rows if r[AS_OF] == date}) for date in settings.all_dates}
         for name, rows in read.items()
@@ -105,15 +115,35 @@ def _check_outcomes(tiers: Sequence[Any], contract: Contract, settings: Training
         )
 
 
-def examples_key(contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
+def _check_targets(outcomes: DataFrame, settings: TrainingSettings, targets: Sequence[str]) -> None:
+    rows = outcomes.where(f.col(AS_OF).isin(list(settings.all_dates)))
+    for name in targets:
+        column = outcome_column(name)
+        if column not in outcomes.columns or not rows.where(f.col(column).isNull()).isEmpty():
+            raise TrainingDataError(
+                f"table outcomes does not say {column} at all dates: name {name!r} in horizon.targets and run "
+                "build_outcomes, or take it out of model.targets"
+            )
+
+
+def examples_key(
+    contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any], targets: Sequence[str] = ()
+) -> str:
     """Twelve hexadecimal digits of everything that the staged examples depend on."""
     chosen = settings.model_dump(mode="json", include=_IN_KEY) | {"dates": settings.dates}
-    return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity})
+    further = {"targets": list(targets)} if targets else {}
+    return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity, **further})
 
 
-def folder_of(staging_uri: str, contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any]) -> str:
+def folder_of(
+    staging_uri: str,
+    contract: Contract,
+    settings: TrainingSettings,
+    identity: Mapping[str, Any],
+    targets: Sequence[str] = (),
+) -> str:
     """Where the staged examples of a training lie; see `examples_key`."""
-    return uri.join(staging_uri, "examples", examples_key(contract, settings, identity))
+    return uri.join(staging_uri, "examples", examples_key(contract, settings, identity, targets))
 
 
 def digest(content: Any) -> str:
@@ -122,7 +152,12 @@ def digest(content: Any) -> str:
 
 
 def stage(
-    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings, folder: str
+    sequences: DataFrame,
+    outcomes: DataFrame | None,
+    contract: Contract,
+    settings: TrainingSettings,
+    folder: str,
+    targets: Sequence[str] = (),
 ) -> Examples:
     """Write the shards under `folder`, or find them there whole from an earlier run.
 
@@ -135,8 +170,9 @@ def stage(
     marker = uri.join(folder, "examples.json")
     if uri.exists(marker):
         return Examples.from_json(uri.read_bytes(marker))
-    rows = _arranged(examples(sequences, outcomes, contract, settings), settings)
-    written = rows.mapInArrow(_shard_writer(contract, folder, settings.row_group_rows), _SUMMARY).collect()
+    rows = _arranged(examples(sequences, outcomes, contract, settings, targets), settings)
+    writer = _shard_writer(example_schema(contract, targets), contract, folder, settings.row_group_rows)
+    written = rows.mapInArrow(writer, _SUMMARY).collect()
     found = {(row["split"], row["shard"]): row for row in written}
     counts = [[found[s, k]["rows"] if (s, k) in found else 0 for k in range(settings.shards)] for s in (0, 1)]
     _check_counts(counts, settings)
@@ -153,7 +189,11 @@ def stage(
 
 
 def examples(
-    sequences: DataFrame, outcomes: DataFrame | None, contract: Contract, settings: TrainingSettings
+    sequences: DataFrame,
+    outcomes: DataFrame | None,
+    contract: Contract,
+    settings: TrainingSettings,
+    targets: Sequence[str] = (),
 ) -> DataFrame:
     """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation.
 
@@ -169,7 +209,11 @@ def examples(
     training = _weighted(outcomes, settings.dates, contract, settings.weights)
     validation = _weighted(outcomes, [settings.validation_as_of], contract, "equal")
     outcome = training.union(validation).select(
-        *_KEYS, OUTCOME_RANK, f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE), WEIGHT
+        *_KEYS,
+        OUTCOME_RANK,
+        f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE),
+        WEIGHT,
+        *(f.col(outcome_column(name)).cast("int").alias(outcome_column(name)) for name in targets),
     )
     place = f.pmod(f.xxhash64(f.lit("labelled"), f.col("user_id"), f.lit(settings.seed)), f.lit(_PLACES))
     labelled = (f.col("split") == 1) | (place < f.lit(round(settings.labelled_share * _PLACES)))
@@ -223,18 +267,18 @@ def _weighted(outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract,
 
 
 def write_shards(
-    batches: Iterable[pa.RecordBatch], contract: Contract, folder: str, row_group_rows: int
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, contract: Contract, folder: str, row_group_rows: int
 ) -> Iterator[tuple[int, int, int, Statistics]]:
     """Write a stream of examples that is sorted by `split` and `shard`, one file for each; pure but for the files.
 
-    Row groups have exactly `row_group_rows` rows but for the last, however the stream is cut into batches.
+    `schema` is an `example_schema`. Row groups have exactly `row_group_rows` rows but for the last, however the stream
+    is cut into batches.
 
     Yields:
         split, shard, rows, and the statistics of a training shard (empty for validation), as each is finished.
     """
     for (split, shard), parts in _runs(batches):
         statistics, count = Statistics.empty(contract), 0
-        schema = example_schema(contract)
         with (
             uri.writing(_shard_uri(folder, split, shard)) as file,
             pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer,
@@ -261,9 +305,9 @@ def _arranged(rows: DataFrame, settings: TrainingSettings) -> DataFrame:
     )
 
 
-def _shard_writer(contract: Contract, folder: str, row_group_rows: int) -> Any:
+def _shard_writer(schema: pa.Schema, contract: Contract, folder: str, row_group_rows: int) -> Any:
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for split, shard, rows, statistics in write_shards(batches, contract, folder, row_group_rows):
+        for split, shard, rows, statistics in write_shards(batches, schema, contract, folder, row_group_rows):
             yield pa.RecordBatch.from_pydict(
                 {
                     "split": pa.array([split], pa.int32()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from features.contract import Contract
+from features.contract import VALUE, Contract, score_columns
 from features.errors import TrainingDataError
 from training import bundle
 from training.bundle import Manifest
@@ -26,6 +26,9 @@ from training.distributed import QUIET_TENSORFLOW, bound_threads
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
 from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
+
+TIER = "tier"
+"""The output of every network: probabilities by tier rank."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -51,21 +54,21 @@ class Forecasts:
 
 
 class NetworkCalls:
-    """A loaded network with all that turns rows of `contract` into its inputs, and gives one of its outputs.
+    """A loaded network with all that turns rows of `contract` into its inputs, and gives some of its outputs.
 
     Attributes:
         contract: what the rows mean.
         encoding: vocabulary and normalisation.
-        network: from padded tensors of some rows, see `rows_of_call`, to the output.
+        network: from padded tensors of some rows, see `rows_of_call`, to the outputs, side by side.
     """
 
-    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings, output: str) -> None:
+    def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings, *outputs: str) -> None:
         import tensorflow as tf
 
         from training.loop import tensor_width
 
         self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
-        self._size = model.output[output].shape[-1]
+        self._sizes = {name: model.output[name].shape[-1] for name in outputs}
         self._rows, padding = settings.model_rows, settings.padding
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
         self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), padding)
@@ -74,22 +77,27 @@ class NetworkCalls:
         rows, self._inputs = self._rows if settings.xla else None, list(model.input)
         signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in self._inputs}
         self.network = tf.function(
-            lambda batch: model(batch, training=False)[output],
+            lambda batch: _side_by_side(model(batch, training=False), outputs),
             input_signature=[signature],
             jit_compile=settings.xla,
             autograph=False,
         )
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
-        """[n, size of the output] float64; raises ValueError if the network gives numbers that are not finite."""
+        """The first output, see `outputs`."""
+        return self.outputs(rows)[next(iter(self._sizes))]
+
+    def outputs(self, rows: pa.Table | pa.RecordBatch) -> dict[str, Array]:
+        """Each output [n, its size] float64; raises ValueError if the network gives numbers that are not finite."""
         encoded = Encoded.of(rows, self.contract, self.encoding)
-        found = np.empty((rows.num_rows, self._size))
+        found = np.empty((rows.num_rows, sum(self._sizes.values())))
         for members, width in self.calls(encoded.lengths):
             tensors = encoded.padded(members, width, self.rows_of_call(len(members)))
             found[members] = self.network({name: tensors[name] for name in self._inputs}).numpy()[: len(members)]
         if not np.isfinite(found).all():
             raise ValueError(f"model {self._version} gives numbers that are not finite")
-        return found
+        ends = np.cumsum([*self._sizes.values()])[:-1]
+        return dict(zip(self._sizes, np.split(found, ends, axis=1), strict=True))
 
     def rows_of_call(self, members: int) -> int:
         """Rows of a call for so many members, the last ones empty; answers are equal for any number that this gives."""
@@ -104,16 +112,22 @@ class NetworkCalls:
                 yield members[start : start + self._rows], int(self._widths[k])
 
 
+def _side_by_side(found: Any, outputs: Sequence[str]) -> Any:
+    import tensorflow as tf
+
+    return found[outputs[0]] if len(outputs) == 1 else tf.concat([found[name] for name in outputs], axis=1)
+
+
 class Predictor(NetworkCalls):
-    """The calls of a network that forecasts tiers."""
+    """The calls of a network that forecasts tiers, and the further outputs that the settings ask for."""
 
     def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings) -> None:
-        super().__init__(model, manifest, settings, "tier")
+        super().__init__(model, manifest, settings, TIER, *settings.outputs)
 
-    def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
-        """[n, K] float64 probabilities, not calibrated, that sum to 1; raises ValueError if the network gives none."""
-        found = super().__call__(rows)
-        return np.asarray(found / found.sum(axis=1, keepdims=True))
+    def outputs(self, rows: pa.Table | pa.RecordBatch) -> dict[str, Array]:
+        """See `NetworkCalls.outputs`; not calibrated. Probabilities of tiers sum to 1 in float64, too."""
+        found = super().outputs(rows)
+        return {name: x / x.sum(axis=1, keepdims=True) if x.shape[1] > 1 else x for name, x in found.items()}
 
 
 def width_ladder(width: int, padding: float) -> Array:
@@ -145,18 +159,27 @@ def register_scoring_udf(
 
 def forecast(rows: pa.Table | pa.RecordBatch, models_uri: str, manifest: Manifest, settings: ScoringSettings) -> Array:
     """[n, K] calibrated probabilities of rows, by the network that this worker keeps."""
-    found = predictor_of_worker(models_uri, manifest.version, settings)(rows)
-    return manifest.calibration(found, column(rows, TIER_RANK).to_numpy(zero_copy_only=False).astype(np.int64))
+    return forecasts(rows, models_uri, manifest, settings)[TIER]
 
 
-def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> pa.Table:
+def forecasts(
+    rows: pa.Table | pa.RecordBatch, models_uri: str, manifest: Manifest, settings: ScoringSettings
+) -> dict[str, Array]:
+    """What `forecast` gives, as `tier`, and beside it the outputs that the settings ask for, not calibrated."""
+    found = predictor_of_worker(models_uri, manifest.version, settings).outputs(rows)
+    current = column(rows, TIER_RANK).to_numpy(zero_copy_only=False).astype(np.int64)
+    return {**found, TIER: manifest.calibration(found[TIER], current)}
+
+
+def forecast_rows(rows: pa.Table, found: Mapping[str, Array], manifest: Manifest) -> pa.Table:
     """The forecast of each row of `sequences` and its standing, all flat.
 
     Args:
         rows: n rows, with the columns of the standing.
-        probabilities: [n, K] by tier rank.
+        found: of `forecasts`.
         manifest: whose tiers and version they are.
     """
+    probabilities = found[TIER]
     tiers, rank = manifest.contract.tiers, rows[TIER_RANK].to_numpy().astype(np.int64)
     at, top = np.arange(len(rank)), rank == len(tiers) - 1
     above = np.arange(len(tiers))[None, :] > rank[:, None]
@@ -175,8 +198,19 @@ def forecast_rows(rows: pa.Table, probabilities: Array, manifest: Manifest) -> p
             "sequence_length": rows["length"],
             "truncated": rows["truncated"],
             "model_version": pa.repeat(manifest.version, len(rank)),
+            **_further_columns(found, tiers),
         }
     )
+
+
+def _further_columns(found: Mapping[str, Array], tiers: Sequence[str]) -> dict[str, Array]:
+    columns: dict[str, Array] = {}
+    for output, values in found.items():
+        if output == TIER:
+            continue
+        values = np.maximum(np.expm1(values), 0) if output == VALUE else values
+        columns |= dict(zip(score_columns(output, tiers), values.T, strict=True))
+    return columns
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -109,7 +109,7 @@ def train_model(
     start = pretrained.chosen(pretrained_uri, contract, model, settings)
     if start is not None:
         settings = settings.model_copy(update={"pretrained": start.version})
-    identity = spark_examples.data_identity(sequences, outcomes, contract, settings)
+    identity = spark_examples.data_identity(sequences, outcomes, contract, settings, model.targets)
     key = training_key(contract, model, settings, judging.calibration, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
     found = finished(models_uri, version)
@@ -120,8 +120,8 @@ def train_model(
             if found.verdict.published:
                 bundle.point_latest(models_uri, version)
             return Trained(version, False, found)
-    folder = spark_examples.folder_of(staging_uri, contract, settings, identity)
-    examples = spark_examples.stage(sequences, outcomes, contract, settings, folder)
+    folder = spark_examples.folder_of(staging_uri, contract, settings, identity, model.targets)
+    examples = spark_examples.stage(sequences, outcomes, contract, settings, folder, model.targets)
     created = found is None
     if found is None:
         plan = plan_of(key, contract, model, settings, examples, staging_uri)
@@ -174,11 +174,12 @@ def training_key(
     identity: Mapping[str, Any],
 ) -> str:
     """Twelve hexadecimal digits of everything that the forecasts depend on: contract, model, settings, rows."""
+    targets = {"targets": model.targets} if model.targets else {}
     return spark_examples.digest(
         {
             "format": FORMAT,
             "contract": contract.to_dict(),
-            "model": {"name": model.name, "parameters": model.resolved()},
+            "model": {"name": model.name, "parameters": model.resolved(), **targets},
             "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
             "dates": settings.dates,  # however they are written
             "calibration": calibration.model_dump(),
@@ -333,13 +334,14 @@ def finished(models_uri: str, version: str, job: str = bundle.TRAIN) -> Manifest
 
 
 def _manifest(version: str, plan: Plan, result: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
-    numbers = ("best_epoch", "validation_loss", "validation_accuracy", "largest_difference", "weights")
+    losses = (f"validation_loss_{name}" for name in plan.tensor_maker().targets)
+    numbers = ("best_epoch", "validation_loss", "validation_accuracy", *losses, "largest_difference", "weights")
     rows = {"training_rows": sum(plan.training.rows), "validation_rows": sum(plan.validation.rows)}
     return Manifest(
         version=version,
         contract=plan.contract,
         encoding=plan.encoding,
-        model=ModelSettings(name=plan.model.name, parameters=plan.model.resolved()),
+        model=plan.model.model_copy(update={"parameters": plan.model.resolved()}),
         training_dates=plan.settings.dates,
         validation_date=plan.settings.validation_as_of,
         metrics={**{name: result[name] for name in numbers}, **rows},

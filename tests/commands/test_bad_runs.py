@@ -80,7 +80,7 @@ def test_bad_input_a_table_of_another_schema(spark: SparkSession, tmp_path: Path
     uri = str(tmp_path / "outcomes")
     spark.range(1).selectExpr("id", "CAST(1 AS INT) AS outcome_value").write.format("delta").save(uri)
     with pytest.raises(TableMismatchError) as caught:
-        delta.ensure(spark, uri, tables.OUTCOMES)
+        delta.ensure(spark, uri, tables.outcomes())
     for problem in (
         "column user_id is missing",
         "column id is not expected",

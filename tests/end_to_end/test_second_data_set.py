@@ -124,6 +124,25 @@ def test_members_are_scored_the_same_from_sequences_or_from_events(spark: SparkS
     assert again.select(columns).sort_by("user_id").to_pylist() == found.select(columns).sort_by("user_id").to_pylist()
 
 
+def test_targets_are_recorded_learned_and_scored(spark: SparkSession, done: Settings) -> None:
+    date, outcomes = done.evaluation.as_of, table(done, "outcomes").to_pandas()
+    of_date = outcomes[outcomes["as_of_date"] == date].set_index("user_id").sort_index()
+    events = table(done, "events").to_pandas()
+    inside = events[(events["event_date"] >= date) & (events["event_date"] < date + dt.timedelta(days=30))]
+    assert (of_date["outcome_inactive"] == ~of_date.index.isin(inside["user_id"])).all()
+    then = date + dt.timedelta(days=10)
+    build_sequences.run(programme.job(spark, done, then))
+    sequences = table(done, "sequences").filter(pa.compute.field("as_of_date") == then).to_pandas().set_index("user_id")
+    assert (of_date["outcome_tier_rank_10d"] == sequences["current_tier_rank"].loc[of_date.index]).all()
+    assert {"validation_loss_tier_10d", "validation_loss_inactive"} <= set(
+        read_manifest(done.storage.models, "latest").metrics
+    )
+    scores = table(done, "scores").to_pandas()
+    np.testing.assert_allclose(scores[[f"p_{tier}_10d" for tier in TIERS]].sum(axis=1), 1, atol=1e-9)
+    assert scores["p_inactive"].between(0, 1).all()
+    assert (scores["expected_value"] >= 0).all()
+
+
 def test_invariant_4_probabilities(done: Settings) -> None:
     scores = table(done, "scores")
     p = np.stack([scores[f"p_{t}"].to_numpy() for t in TIERS], axis=1)

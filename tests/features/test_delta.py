@@ -26,7 +26,7 @@ ALL_TABLES = [
     tables.EVENTS_REJECTED,
     tables.user_days(SPEC.event_types),
     tables.sequences(contract_for(SPEC), aggregate_columns(SPEC)),
-    tables.OUTCOMES,
+    tables.outcomes(),
     tables.scores(SPEC.rule.names),
     tables.TIERS,
     tables.EVALUATIONS,
@@ -49,18 +49,37 @@ def outcomes(spark: SparkSession, value: int | str, date: dt.date = DATE, users:
 @pytest.fixture
 def uri(spark: SparkSession, tmp_path: Path) -> str:
     place = str(tmp_path / "outcomes")
-    delta.ensure(spark, place, tables.OUTCOMES)
+    delta.ensure(spark, place, tables.outcomes())
     return place
 
 
 def write(rows: DataFrame, uri: str, run_id: str, seen: int, date: dt.date = DATE, inputs: str = "inputs") -> int:
     stamped = rows.withColumn("inputs_id", f.lit(inputs))
-    return delta.commit(stamped, uri, tables.OUTCOMES, run_id, seen, delta.date_is("as_of_date", date))
+    return delta.commit(stamped, uri, tables.outcomes(), run_id, seen, delta.date_is("as_of_date", date))
 
 
 def stored(uri: str) -> set[tuple[dt.date, int]]:
     rows = DeltaTable(uri).to_pyarrow_table().to_pylist()
     return {(r["as_of_date"], int(r["outcome_value"])) for r in rows}
+
+
+def test_optional_columns_come_and_stay(spark: SparkSession, uri: str) -> None:
+    write(outcomes(spark, 1), uri, "a", 0)
+    with_targets = tables.outcomes(["tier_30d", "inactive"])
+    delta.ensure(spark, uri, with_targets)
+    delta.ensure(spark, uri, with_targets)
+    found = {c.name: c for c in delta.read(spark, uri).schema}
+    assert list(found)[-2:] == ["outcome_tier_rank_30d", "outcome_inactive"]
+    assert found["outcome_inactive"].metadata["comment"] == "whether the outcome window has no event"
+    assert DeltaTable(uri).to_pyarrow_table()["outcome_inactive"].null_count == 3
+    rows = outcomes(spark, 2, NEXT).withColumns(
+        {"outcome_tier_rank_30d": f.lit(1), "outcome_inactive": f.lit(True), "inputs_id": f.lit("x")}
+    )
+    seen = delta.version(spark, uri)
+    delta.commit(rows, uri, with_targets, "b", seen, delta.date_is("as_of_date", NEXT))
+    delta.ensure(spark, uri, tables.outcomes())
+    kept = DeltaTable(uri).to_pyarrow_table().sort_by("as_of_date")["outcome_tier_rank_30d"].to_pylist()
+    assert kept == [None] * 3 + [1] * 3
 
 
 @pytest.mark.parametrize("table", ALL_TABLES, ids=lambda t: t.name)
@@ -116,9 +135,9 @@ def test_invariant_7_a_commit_tried_again_by_its_own_run_is_made_once(spark: Spa
 def test_invariant_7_an_append_tried_again_by_its_own_run_is_made_once(spark: SparkSession, uri: str) -> None:
     rows = outcomes(spark, 1).withColumn("inputs_id", f.lit("i"))
     for _ in range(2):
-        assert delta.commit(rows, uri, tables.OUTCOMES, "a", 0) == 1
+        assert delta.commit(rows, uri, tables.outcomes(), "a", 0) == 1
     assert DeltaTable(uri).to_pyarrow_table().num_rows == 3
-    assert delta.commit(rows, uri, tables.OUTCOMES, "b", 1) == 2
+    assert delta.commit(rows, uri, tables.outcomes(), "b", 1) == 2
     assert DeltaTable(uri).to_pyarrow_table().num_rows == 6
 
 
@@ -174,7 +193,7 @@ def test_bad_input_two_appends_at_the_same_moment_one_commits_and_one_says_so(sp
 
     def writer(n: int) -> Callable[[], int]:
         rows = outcomes(spark, n).withColumn("inputs_id", f.lit("i"))
-        return lambda: delta.commit(rows, uri, tables.OUTCOMES, f"run{n}", 0)
+        return lambda: delta.commit(rows, uri, tables.outcomes(), f"run{n}", 0)
 
     ended = at_once(writer(0), writer(1))
     winner = next(n for n, end in enumerate(ended) if isinstance(end, int))
@@ -188,9 +207,9 @@ def test_bad_input_two_appends_at_the_same_moment_one_commits_and_one_says_so(sp
 def test_notes_are_those_of_the_newest_commit_that_has_one(spark: SparkSession, uri: str) -> None:
     assert "built_from" not in delta.last_notes(uri)
     rows = outcomes(spark, 1).withColumn("inputs_id", f.lit("i"))
-    delta.commit(rows, uri, tables.OUTCOMES, "a", 0, notes={"built_from": 7})
-    delta.commit(rows, uri, tables.OUTCOMES, "b", 1, notes={"built_from": 8, "colour": "red"})
-    delta.commit(rows, uri, tables.OUTCOMES, "c", 2)
+    delta.commit(rows, uri, tables.outcomes(), "a", 0, notes={"built_from": 7})
+    delta.commit(rows, uri, tables.outcomes(), "b", 1, notes={"built_from": 8, "colour": "red"})
+    delta.commit(rows, uri, tables.outcomes(), "c", 2)
     found = delta.last_notes(uri)
     assert (found["built_from"], found["colour"]) == (8, "red")
 

@@ -38,14 +38,14 @@ Write = Callable[[SparkSession, str, int, int, dt.date], int]
 
 def by_spark(spark: SparkSession, uri: str, value: int, seen: int, date: dt.date = DATE) -> int:
     made = rows(spark, value, date).withColumn("inputs_id", f.lit(f"inputs{value}"))
-    return delta.commit(made, uri, tables.OUTCOMES, f"run{value}", seen, delta.date_is("as_of_date", date))
+    return delta.commit(made, uri, tables.outcomes(), f"run{value}", seen, delta.date_is("as_of_date", date))
 
 
 def by_tasks(spark: SparkSession, uri: str, value: int, seen: int, date: dt.date = DATE) -> int:
     made = rows(spark, value, date).withColumn("inputs_id", f.lit(f"inputs{value}"))
-    typed = made.select([made[c.name].cast(c.dataType) for c in tables.OUTCOMES.fields]).toArrow()
+    typed = made.select([made[c.name].cast(c.dataType) for c in tables.outcomes().fields]).toArrow()
     file = table_files.write_file(typed, uri, "as_of_date", date)
-    return delta.commit_files(uri, tables.OUTCOMES, f"run{value}", seen, [date], [file])
+    return delta.commit_files(uri, tables.outcomes(), f"run{value}", seen, [date], [file])
 
 
 @pytest.fixture(params=[by_spark, by_tasks])
@@ -56,7 +56,7 @@ def write(request: pytest.FixtureRequest) -> Write:
 @pytest.fixture
 def uri(spark: SparkSession, tmp_path: Path) -> str:
     place = str(tmp_path / "outcomes")
-    delta.ensure(spark, place, tables.OUTCOMES)
+    delta.ensure(spark, place, tables.outcomes())
     return place
 
 
@@ -110,9 +110,9 @@ def test_forty_dates_planned_on_one_version_all_commit(spark: SparkSession, uri:
     row = {"user_id": ["u"], "horizon_end": [DATE], "outcome_value": [1], "outcome_tier": ["low"]}
     for n, date in enumerate(dates):
         columns = {**row, "outcome_tier_rank": [0], "inputs_id": [f"{n}"], "as_of_date": [date]}
-        typed = pa.table(columns).cast(tables.OUTCOMES.arrow_schema)
+        typed = pa.table(columns).cast(tables.outcomes().arrow_schema)
         file = table_files.write_file(typed, uri, "as_of_date", date)
-        assert delta.commit_files(uri, tables.OUTCOMES, f"run{n}", seen, [date], [file]) == seen + n + 1
+        assert delta.commit_files(uri, tables.outcomes(), f"run{n}", seen, [date], [file]) == seen + n + 1
     assert delta.read(spark, uri).count() == 40
     newest = delta.version(spark, uri)
     assert [table_files.inputs_at(uri, newest, d) for d in dates] == [{f"{n}"} for n in range(40)]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.contract import outcome_column
 from features.errors import DateError, UserError
 from features.histories import DayHistory
 from features.outcomes import check_horizon_passed, horizon_end, outcome_rows
@@ -86,6 +87,30 @@ def test_the_rule_is_summed_over_the_outcome_window_not_its_own() -> None:
     # The rule's trailing window is one day: both purchases count all the same.
     events = [event("ann", "1", 0, amount="60"), event("ann", "2", 19, amount="40")]
     assert only_row(events, ref.simple_rule(window_days=1))["outcome_tier"] == "silver"
+
+
+@settings(deadline=None, max_examples=60)
+@given(ref.members(), ref.rules(), st.integers(1, 19), st.permutations([*ref.USERS, "absent"]))
+def test_targets_match_the_reference(events: list[Event], rule: TierRule, after: int, users: list[str]) -> None:
+    moved = [{**e, "event_time": e["event_time"] + 100 * ref.DAY_US} if i % 2 else e for i, e in enumerate(events)]
+    names, spec = ["inactive", f"tier_{after}d"], ref.aggregate_spec(rule)
+    history = DayHistory.from_runs([ref.days_table(moved)])
+    found = outcome_rows(pa.array(sorted(users), pa.string()), history, D, (END - D).days, spec, names)
+    assert found.drop_columns([outcome_column(n) for n in names]).equals(outcomes(moved, users, rule))
+    then = D + dt.timedelta(days=after)
+    for row in found.to_pylist():
+        _, rank = ref.outcome_of(rule, moved, row["user_id"], then - dt.timedelta(days=rule.window_days), then)
+        assert row[f"outcome_tier_rank_{after}d"] == rank
+        inside = [e for e in moved if e["user_id"] == row["user_id"] and D <= ref.day_of(e) < END]
+        assert row["outcome_inactive"] == (not inside)
+
+
+@pytest.mark.parametrize(("offset", "gold"), [(-26, False), (-25, True), (4, True), (5, False)])
+def test_a_tier_after_some_days_sees_the_rules_own_window_that_ends_there(offset: int, gold: bool) -> None:
+    history = DayHistory.from_runs([ref.days_table([event("ann", "1", offset, amount="600")])])
+    spec = ref.aggregate_spec(ref.simple_rule(window_days=30))
+    (row,) = outcome_rows(pa.array(["ann"]), history, D, 20, spec, ["tier_5d"]).to_pylist()
+    assert row["outcome_tier_rank_5d"] == (2 if gold else 0)
 
 
 @pytest.mark.parametrize(("amount", "tier"), [("99.999999", "basic"), ("100", "silver"), ("500", "gold")])

@@ -181,6 +181,14 @@ def test_training_windows_must_not_overlap_the_evaluated_horizon(manifest: Manif
         check_no_overlap(manifest, dt.date(2025, 5, 29))
 
 
+def test_bad_input_outputs_that_the_network_does_not_give(manifest: Manifest) -> None:
+    check_fits(manifest, CONTRACT, ["value"])
+    with pytest.raises(
+        BundleError, match=r"scoring.outputs asks for tier_7d, inactive.*beside the tier it gives value:"
+    ):
+        check_fits(manifest, CONTRACT, ["tier_7d", "value", "inactive"])
+
+
 def test_a_model_is_loaded_in_safe_mode(models: str, manifest: Manifest, tmp_path: Path) -> None:
     from training.loop import build_model
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from features.errors import StorageError
-from tests.training.training_examples import CONTRACT, example_rows, plan
+from tests.training.training_examples import CONTRACT, TARGETS, example_rows, plan
 from training import checkpoint, distributed
 from training.checkpoint import Checkpoint
 from training.feed import EncodedRows, training_batches
@@ -56,6 +56,26 @@ def test_training_learns_and_leaves_a_model(tmp_path: Path, model: str) -> None:
     assert Path(made.model_uri).exists()
     progress = json.loads(Path(made.progress_uri).read_bytes())
     assert progress["step"] == progress["steps"] == 20
+
+
+@pytest.mark.parametrize("model", sorted(REGISTRY))
+def test_targets_are_learned_beside_the_tier(tmp_path: Path, model: str) -> None:
+    import keras
+
+    made = plan(tmp_path, model, targets=TARGETS, epochs=10, learning_rate=0.02, patience=10)
+    result = train(made)
+    for name, chance in zip(TARGETS, (math.log(3), math.log(2)), strict=True):
+        losses = [entry[f"validation_loss_{name}"] for entry in result["history"]]
+        assert min(losses) < 0.95 * chance
+        assert result[f"validation_loss_{name}"] == losses[result["best_epoch"] - 1]
+    loaded = keras.saving.load_model(made.model_uri, compile=False, safe_mode=True)
+    rows = example_rows(64, 2, targets=TARGETS)
+    found = {name: np.array(p, np.float64) for name, p in loaded(to_tensors(rows, CONTRACT, made.encoding, 24)).items()}
+    assert {name: p.shape[1] for name, p in found.items() if name in TARGETS} == {"tier_30d": 3, "inactive": 1}
+    of_tier = found["tier_30d"][np.arange(64), rows["outcome_tier_rank_30d"].to_numpy()]
+    assert result["validation_loss_tier_30d"] == pytest.approx(-np.log(of_tier).mean(), rel=1e-4)
+    inactive = np.abs(1 - rows["outcome_inactive"].to_numpy() - found["inactive"][:, 0])
+    assert result["validation_loss_inactive"] == pytest.approx(-np.log(inactive).mean(), rel=1e-4)
 
 
 def test_a_resumed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
@@ -174,7 +194,7 @@ def test_rows_count_by_their_weight(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.loop._State._validate", lambda self: (math.nan, 0.0))
+    monkeypatch.setattr("training.loop._State._validate", lambda self: {"validation_loss": math.nan})
     with pytest.raises(RuntimeError, match=r"loss is nan after epoch 1: lower training.learning_rate"):
         train(plan(tmp_path))
 

@@ -19,7 +19,7 @@ from features import tables
 from features.errors import TrainingDataError
 from features.table_files import TableFile, UserRange, user_ranges, write_file
 from jobs.scoring import Members, score, write_scores
-from tests.training.training_examples import CONTRACT, SCORING, SMALL, encoding_of, example_rows, manifest_of
+from tests.training.training_examples import CONTRACT, SCORING, SMALL, TARGETS, encoding_of, example_rows, manifest_of
 from training import bundle, drift
 from training.bundle import MODEL_FILE, Manifest
 from training.calibration import Calibration
@@ -34,7 +34,7 @@ from training.spark_scoring import (
     register_scoring_udf,
     width_ladder,
 )
-from training.tensors import input_schema
+from training.tensors import input_schema, to_tensors
 
 ROWS = example_rows(130, 3)
 DATE, MOMENT = dt.date(2025, 3, 1), dt.datetime(2025, 3, 2, tzinfo=dt.UTC)
@@ -119,6 +119,25 @@ def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, m
     order = np.argsort(SEQUENCES["user_id"].to_pylist())
     np.testing.assert_allclose(found, mended.calibration(raw, current)[order], atol=1e-6)
     assert np.abs(found - raw[order]).max() > 0.05
+
+
+def test_further_outputs_enter_the_scores(spark: SparkSession, models: str, tmp_path: Path) -> None:
+    import keras
+
+    own = manifest_of(CONTRACT, encoding_of(ROWS), "hybrid", SMALL["hybrid"], targets=TARGETS, version="further")
+    network = build_model(own.model, CONTRACT, own.encoding)
+    network.save(tmp_path / "made.keras")
+    own = bundle.write_bundle(models, own, {MODEL_FILE: (tmp_path / "made.keras").read_bytes()})
+    asked = SCORING.model_copy(update={"outputs": ("inactive", "value", "tier_30d")})
+    rows = score(spark, _members(SEQUENCES, 2), own, models, asked).toArrow().sort_by("user_id")
+    plain = score(spark, _members(SEQUENCES, 2), own, models, SCORING).toArrow().sort_by("user_id")
+    assert rows.select(plain.column_names).equals(plain)
+    wanted = keras.saving.load_model(tmp_path / "made.keras")(to_tensors(SEQUENCES, CONTRACT, own.encoding, 24))
+    np.testing.assert_allclose(rows["p_inactive"], np.array(wanted["inactive"])[:, 0], atol=1e-6)
+    np.testing.assert_allclose(rows["expected_value"], np.maximum(np.expm1(wanted["value"][:, 0]), 0), atol=1e-5)
+    found = np.stack([rows[f"p_{tier}_30d"].to_numpy() for tier in TIERS], axis=1)
+    np.testing.assert_allclose(found, wanted["tier_30d"], atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
 
 
 def test_columns(scores: DataFrame) -> None:

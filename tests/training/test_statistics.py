@@ -12,7 +12,7 @@ import pytest
 
 from tests.training.training_examples import CONTRACT, example_rows, stage_rows
 from training import statistics
-from training.spark_examples import write_shards
+from training.spark_examples import example_schema, write_shards
 from training.statistics import Moments, Statistics
 from training.tensors import numeric_events, signed_log
 
@@ -65,7 +65,10 @@ def test_shards_and_statistics_do_not_depend_on_the_batches(tmp_path: Path) -> N
     for size in (100, 17, 1):
         folder = tmp_path / str(size)
         batches = rows.combine_chunks().to_batches(max_chunksize=size)
-        sums = [(k, n, s.to_dict()) for _, k, n, s in write_shards(batches, CONTRACT, str(folder), 16)]
+        sums = [
+            (k, n, s.to_dict())
+            for _, k, n, s in write_shards(batches, example_schema(CONTRACT), CONTRACT, str(folder), 16)
+        ]
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         results.append((sums, files))
     assert [(k, n) for k, n, _ in results[0][0]] == [(0, 50), (1, 13), (4, 37)]

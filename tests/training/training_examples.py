@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def manifest_of(
     encoding: Encoding,
     model: str = "hybrid",
     parameters: dict[str, Any] | None = None,
+    targets: Sequence[str] = (),
     **fields: Any,
 ) -> Manifest:
     """A manifest of a bundle that nothing is known of; `fields` say more."""
@@ -132,7 +134,7 @@ def manifest_of(
         "files": {},
         "calibration": Calibration.none(len(contract.tiers)),
     }
-    chosen = ModelSettings(name=model, parameters=parameters or {})
+    chosen = ModelSettings(name=model, parameters=parameters or {}, targets=tuple(targets))
     return Manifest(contract=contract, encoding=encoding, model=chosen, **{**made, **fields})
 
 
@@ -168,7 +170,10 @@ def pretraining(**changes: Any) -> PretrainingSettings:
 PRETRAINING = pretraining()
 
 
-def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa.Table:
+TARGETS = ("tier_30d", "inactive")
+
+
+def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT, targets: Sequence[str] = ()) -> pa.Table:
     """`count` examples of all lengths from 0 to L, with missing values, whose outcome follows from their spend."""
     random = np.random.default_rng(seed)
     lengths = random.integers(0, contract.length + 1, count)
@@ -189,8 +194,11 @@ def example_rows(count: int, seed: int = 0, contract: Contract = CONTRACT) -> pa
         "outcome_value": value,
         "member": np.arange(count),
         "weight": random.choice([0.25, 0.5, 1.0], count),
+        "outcome_tier_rank_30d": np.digitize((spend + value) / 2, [250, 700]),
+        "outcome_inactive": (value < 200).astype(int),
     }
-    return pa.table(columns, schema=example_schema(contract))
+    schema = example_schema(contract, targets)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def example_tables(users: int = 40) -> tuple[pa.Table, pa.Table]:
@@ -214,7 +222,9 @@ def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int
     keyed = rows.take(pa.array(order)).append_column("split", pa.array(np.full(rows.num_rows, split, np.int32)))
     keyed = keyed.append_column("shard", pa.array(number[order].astype(np.int32)))
     statistics, counts = Statistics.empty(CONTRACT), {}
-    for _, shard, count, sums in write_shards(keyed.combine_chunks().to_batches(), CONTRACT, str(folder), group):
+    for _, shard, count, sums in write_shards(
+        keyed.combine_chunks().to_batches(), rows.schema, CONTRACT, str(folder), group
+    ):
         statistics.merge(sums)
         counts[shard] = count
     name = ("training", "validation")[split]
@@ -223,17 +233,21 @@ def stage_rows(rows: pa.Table, split: int, shards: int, folder: Path, group: int
     return ShardSet(uris, rows_of, statistics.weight / rows.num_rows if split == 0 else 1.0), statistics
 
 
-def plan(folder: Path, model: str = "hybrid", rows: int = 160, key: str = "k", **changes: Any) -> Plan:
+def plan(
+    folder: Path, model: str = "hybrid", rows: int = 160, key: str = "k", targets: Sequence[str] = (), **changes: Any
+) -> Plan:
     """A plan over freshly staged rows: with the defaults 5 steps of 32 rows per epoch, 4 epochs."""
     chosen = settings(**changes)
     parameters = {**SMALL[model], **changes.pop("parameters", {})}
-    training, statistics = stage_rows(example_rows(rows, 1), 0, chosen.shards, folder, chosen.row_group_rows)
-    validation, _ = stage_rows(example_rows(64, 2), 1, chosen.shards, folder, chosen.row_group_rows)
+    training, statistics = stage_rows(
+        example_rows(rows, 1, targets=targets), 0, chosen.shards, folder, chosen.row_group_rows
+    )
+    validation, _ = stage_rows(example_rows(64, 2, targets=targets), 1, chosen.shards, folder, chosen.row_group_rows)
     return Plan(
         key=key,
         contract=CONTRACT,
         encoding=statistics.encoding(chosen.vocabulary_size),
-        model=ModelSettings(name=model, parameters=parameters),
+        model=ModelSettings(name=model, parameters=parameters, targets=tuple(targets)),
         settings=chosen,
         training=training,
         validation=validation,

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from pydantic import BaseModel
+
+from features.contract import VALUE
+from training.models.parameters import JoinedParameters
 
 REGISTRY = {
     "cnn": "training.models.cnn",
@@ -55,6 +59,12 @@ def model_module(name: str) -> ModelModule:
 def parameters_class(name: str) -> type[BaseModel]:
     """The parameters class of a model; raises KeyError for an unknown name."""
     return model_module(name).Parameters
+
+
+def further_outputs(name: str, targets: Sequence[str]) -> tuple[str, ...]:
+    """What a model forecasts beside the tier: `value` where it has such a head, and `model.targets`."""
+    value = (VALUE,) if issubclass(parameters_class(name), JoinedParameters) else ()
+    return (*value, *targets)
 
 
 def encoder_shape(name: str) -> EncoderShape | None:

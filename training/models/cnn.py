@@ -33,7 +33,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.heads import tier_head
+    from training.models.heads import outputs
     from training.models.layers import EventEmbedding, FullWidth, NewestAtTheEnd, NoEvents, Window
 
     inputs = shapes.inputs()
@@ -51,7 +51,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     x = FullWidth(edge)(x, none)
     x = keras.layers.Dense(parameters.dense, activation="relu")(keras.layers.Flatten()(x))
     x = keras.layers.Dropout(parameters.dropout)(x)
-    return keras.Model(inputs, {"tier": tier_head(x, inputs["tier"], shapes.tiers, parameters)}, name="cnn")
+    return keras.Model(inputs, outputs(x, inputs, shapes, parameters), name="cnn")
 
 
 def _reach(kernel: int, pool: int) -> tuple[int, int]:

@@ -12,14 +12,33 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.models.layers import PACKAGE
+from features.contract import INACTIVE
+from training.models.layers import PACKAGE, Shapes
 from training.models.parameters import NetworkParameters
 
 _APART = 3.0
 """Between two thresholds at first, in logits: who stands in the middle stays with a chance of 0.64."""
 
 
-def tier_head(features: Any, tier: Any, tiers: int, parameters: NetworkParameters) -> Any:
+def outputs(features: Any, inputs: dict[str, Any], shapes: Shapes, parameters: NetworkParameters) -> dict[str, Any]:
+    """What every network gives: `tier` [n, K], and each of `shapes.targets`: a tier's [n, K], `inactive` [n, 1].
+
+    Args:
+        features: [n, H].
+        inputs: of the network.
+        shapes: sizes, and what is forecast.
+        parameters: `head` and `tier_aware`.
+    """
+
+    def output(name: str) -> Any:
+        if name == INACTIVE:
+            return keras.layers.Dense(1, activation="sigmoid", dtype="float32", name=name)(features)
+        return tier_head(features, inputs["tier"], shapes.tiers, parameters, name)
+
+    return {name: output(name) for name in ("tier", *shapes.targets)}
+
+
+def tier_head(features: Any, tier: Any, tiers: int, parameters: NetworkParameters, name: str = "tier") -> Any:
     """Probabilities of the tiers [n, K], always in float32.
 
     With `softmax` each tier has a score of its own. `corn` and `cumulative` know that tiers are ordered:
@@ -31,16 +50,17 @@ def tier_head(features: Any, tier: Any, tiers: int, parameters: NetworkParameter
         tier: [n, K] one-hot current tier.
         tiers: K.
         parameters: `head` and `tier_aware`.
+        name: begins those of the layers.
     """
     scores = {"softmax": tiers, "corn": tiers - 1, "cumulative": 2}[parameters.head]
-    x = keras.layers.Dense(scores, dtype="float32", name="tier_scores")(features)
+    x = keras.layers.Dense(scores, dtype="float32", name=f"{name}_scores")(features)
     if parameters.tier_aware:
-        x = ByTier(dtype="float32", name="by_tier")(x, tier=tier)
+        x = ByTier(dtype="float32", name=f"by_{name}")(x, tier=tier)
     if parameters.head == "corn":
-        return ConditionalTiers(dtype="float32", name="tier_probabilities")(x)
+        return ConditionalTiers(dtype="float32", name=f"{name}_probabilities")(x)
     if parameters.head == "cumulative":
-        return CumulativeTiers(dtype="float32", name="tier_probabilities")(x, tier=tier)
-    return keras.layers.Softmax(dtype="float32", name="tier_probabilities")(x)
+        return CumulativeTiers(dtype="float32", name=f"{name}_probabilities")(x, tier=tier)
+    return keras.layers.Softmax(dtype="float32", name=f"{name}_probabilities")(x)
 
 
 def value_head(features: Any) -> Any:

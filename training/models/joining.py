@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from features.contract import VALUE
 from training.models.ages import PeriodicTime
-from training.models.heads import tier_head, value_head
+from training.models.heads import outputs, value_head
 from training.models.layers import PACKAGE, EventEmbedding, EventPooling, Shapes
 from training.models.parameters import JoinedParameters
 
@@ -60,8 +61,8 @@ def joined(pooled: Any, inputs: dict[str, Any], parameters: JoinedParameters) ->
 
 
 def heads(features: Any, inputs: dict[str, Any], shapes: Shapes, parameters: JoinedParameters) -> dict[str, Any]:
-    """The outputs `tier` [n, K] and `value` [n, 1], log1p of the outcome value."""
-    return {"tier": tier_head(features, inputs["tier"], shapes.tiers, parameters), "value": value_head(features)}
+    """The outputs of every network, and `value` [n, 1], log1p of the outcome value."""
+    return {**outputs(features, inputs, shapes, parameters), VALUE: value_head(features)}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -32,6 +32,7 @@ class Shapes:
         vocabularies: number of values of each categorical channel.
         aggregates: A, numbers of a user.
         tiers: K.
+        targets: what the network forecasts beside the tier, see `features.contract.TARGET`.
     """
 
     width: int
@@ -39,9 +40,10 @@ class Shapes:
     vocabularies: tuple[int, ...]
     aggregates: int
     tiers: int
+    targets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, contract: Contract, encoding: Encoding, width: int) -> Shapes:
+    def of(cls, contract: Contract, encoding: Encoding, width: int, targets: Sequence[str] = ()) -> Shapes:
         """Sizes of the tensors that `training.tensors.to_tensors` makes of a contract and encoding."""
         return cls(
             width=width,
@@ -49,6 +51,7 @@ class Shapes:
             vocabularies=tuple(len(encoding.vocabulary[c]) for c in contract.categorical),
             aggregates=len(contract.aggregates) + len(encoding.indicated),
             tiers=len(contract.tiers),
+            targets=tuple(targets),
         )
 
     def inputs(self) -> dict[str, keras.KerasTensor]:

@@ -31,7 +31,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.heads import tier_head
+    from training.models.heads import outputs
     from training.models.layers import STATES, EventEmbedding, LastEvent
 
     inputs = shapes.inputs()
@@ -44,4 +44,4 @@ def build(shapes: Any, parameters: Parameters) -> Any:
     x = keras.layers.Dropout(parameters.dropout)(LastEvent()(x, present=inputs["mask"]))
     x = keras.layers.Dense(parameters.dense, activation="relu")(x)
     x = keras.layers.Dropout(parameters.dropout)(x)
-    return keras.Model(inputs, {"tier": tier_head(x, inputs["tier"], shapes.tiers, parameters)}, name="lstm")
+    return keras.Model(inputs, outputs(x, inputs, shapes, parameters), name="lstm")
