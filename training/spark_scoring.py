@@ -6,6 +6,7 @@ and calls have multiples of some rows, so a forecast does not depend on the rows
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import gc
 import os
@@ -280,6 +281,7 @@ def load_once(loaded: dict[K, V], key: K, load: Callable[[], V]) -> V:
         loaded[key] = load()
         gc.collect()
         gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries that look for leaks at the end would call it one
     return loaded[key]
 
 
