@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from training.distributed import QUIET_TENSORFLOW
+from features.session import open_session
+from jobs.job import Job
+from jobs.settings import Settings
 
 CONFIGS = ["conf/complete_journey.yaml", "conf/local.yaml"]
 
@@ -20,10 +22,10 @@ def options(description: str | None, root: str) -> argparse.ArgumentParser:
     return found
 
 
-def quiet() -> None:
-    """Let TensorFlow say nothing in this process; what the environment says stands."""
-    for name, value in QUIET_TENSORFLOW.items():
-        os.environ.setdefault(name, value)
+def job_of(settings: Settings) -> Job:
+    """A job of these settings without arguments, in the process's session."""
+    spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
+    return Job(settings, spark, argparse.Namespace(as_of=None))
 
 
 def copy_tables(demo: str, root: str, names: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from features.session import open_session
 from jobs.cross_validate import cross_validate
 from jobs.job import Job
 from jobs.settings import Settings, load
+from training.distributed import quiet_tensorflow
 
 PROGRAMMES: dict[str, list[str]] = {
     "Tiers by 90 days, as in the demo": [],
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = demo.options(__doc__, "build/folds")
     options.add_argument("--page", type=Path, default=Path("docs/folds.md"))
     given = options.parse_args(argv)
-    demo.quiet()
+    quiet_tensorflow()
     parts = []
     for number, (title, overrides) in enumerate(PROGRAMMES.items(), 1):
         root = f"{given.root}/{number}"

@@ -9,7 +9,6 @@ again, so a stopped run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from pyspark.sql.window import Window
 from bench import demo
 from bench.demo import CONFIGS
 from features import delta
-from features.session import open_session
 from jobs.job import Job, Run
 from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import load
@@ -30,6 +28,7 @@ from jobs.train_model import judging
 from training import gate, spark_examples, spark_verdict
 from training.bundle import Manifest
 from training.calibration import Calibration
+from training.distributed import quiet_tensorflow
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE
 from training.gate import TierCalibration, Verdict
 from training.spark_scoring import collect_forecasts
@@ -66,12 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = demo.options(__doc__, "build/gate")
     options.add_argument("--page", type=Path, default=Path("docs/gate.md"))
     given = options.parse_args(argv)
-    demo.quiet()
+    quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
     settings = load(CONFIGS, [f"storage.root={given.root}"])
-    spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
-    job = Job(settings, spark, argparse.Namespace(as_of=None))
-    bench = Bench(job, *(delta.read(spark, job.uri(name)) for name in ("sequences", "outcomes")))
+    job = demo.job_of(settings)
+    bench = Bench(job, *(delta.read(job.spark, job.uri(name)) for name in ("sequences", "outcomes")))
     good = bench.trained(bench.sequences, bench.outcomes)
     learned, every = settings.training.dates, settings.training.all_dates
     found = {
@@ -112,8 +110,7 @@ def overconfident(bench: Bench, good: Manifest) -> Verdict:
     """What the gate says of the published probabilities with all their logits divided by the temperature."""
     s, how = bench.job.settings, judging(bench.job.settings)
     identity = spark_examples.data_identity(bench.sequences, bench.outcomes, s.contract, s.training)
-    key = spark_examples.examples_key(s.contract, s.training, identity)
-    folder = f"{s.storage.staging}/examples/{key}"
+    folder = spark_examples.folder_of(s.storage.staging, s.contract, s.training, identity)
     examples = spark_examples.stage(bench.sequences, bench.outcomes, s.contract, s.training, folder)
     rows = spark_verdict.validated(bench.job.spark, s.storage.models, good, examples.validation, how)
     rivals, notes = spark_verdict.rivals_of(bench.job.spark, s.storage.models, good, examples.validation, rows, how)

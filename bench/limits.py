@@ -7,7 +7,6 @@ Bundles that stand already, those of `make quality` among them, are not trained 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,13 +18,13 @@ import numpy.typing as npt
 from bench import demo
 from bench.demo import CONFIGS
 from features import delta
-from features.session import open_session
 from jobs import train_model
 from jobs.evaluate_model import Evaluated, evaluated
 from jobs.job import Job, Run
 from jobs.settings import Settings, load
 from training.bootstrap import FIGURES
 from training.challengers import Rows, Task, inputs_of, lightgbm
+from training.distributed import quiet_tensorflow
 from training.metrics import Judged
 from training.spark_examples import aggregate_rows
 
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = demo.options(__doc__, "build/quality")
     options.add_argument("--page", type=Path, default=Path("docs/limits.md"))
     given = options.parse_args(argv)
-    demo.quiet()
+    quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
     found = [network(given.root, seed, 1.0, challengers=seed == 1) for seed in range(1, SEEDS + 1)]
     settings = load(CONFIGS, [f"storage.root={given.root}"])
@@ -67,15 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
             for share in SHARES
         },
-        trees_by_share(job_of(settings), found[0]),
+        trees_by_share(demo.job_of(settings), found[0]),
     )
     given.page.write_text(page(settings, found, curve), encoding="utf-8")
-
-
-def job_of(settings: Settings) -> Job:
-    """A job without arguments."""
-    spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
-    return Job(settings, spark, argparse.Namespace(as_of=None))
 
 
 def network(root: str, seed: int, share: float, challengers: bool = False) -> Evaluated:
@@ -85,7 +78,7 @@ def network(root: str, seed: int, share: float, challengers: bool = False) -> Ev
     epochs = load(CONFIGS).training.epochs
     if share < 1:  # as many steps
         changes += [f"training.epochs={round(epochs / share)}", f"training.patience={round(4 / share)}"]
-    job = job_of(load(CONFIGS, changes))
+    job = demo.job_of(load(CONFIGS, changes))
     with job.run("train_model", job.settings.training.validation_as_of) as record:
         version = train_model.train(job, record).manifest.version
     date = job.settings.evaluation.as_of

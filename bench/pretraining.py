@@ -9,7 +9,6 @@ was.
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import json
 import os
@@ -23,12 +22,12 @@ import numpy as np
 from bench import demo
 from bench.demo import CONFIGS
 from features import delta
-from features.session import open_session
 from jobs import pretrain_model, train_model
 from jobs.job import Job, Run
 from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import Settings, load
 from training.bundle import LATEST, Manifest
+from training.distributed import quiet_tensorflow
 from training.metrics import evaluate
 from training.spark_scoring import collect_forecasts
 
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = demo.options(__doc__, "build/pretraining")
     options.add_argument("--seeds", type=int, default=3, help="seeds of each way and share")
     given = options.parse_args(argv)
-    demo.quiet()
+    quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
     place = Path(given.root) / "figures.json"
     found: Figures = json.loads(place.read_text()) if place.exists() else {}
@@ -81,15 +80,9 @@ def _overrides(root: str, seed: int, share: float, way: str) -> list[str]:
     return [f"storage.root={root}", f"training.seed={seed}", *limits, *WAYS[way]]
 
 
-def _job(overrides: Sequence[str]) -> Job:
-    settings = load(CONFIGS, overrides)
-    spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
-    return Job(settings, spark, argparse.Namespace(as_of=None))
-
-
 def measure(overrides: Sequence[str], way: str) -> dict[str, float]:
     """Pretrain where the way asks for it, train, and measure on the validation and the evaluated date."""
-    job = _job(overrides)
+    job = demo.job_of(load(CONFIGS, overrides))
     if PRETRAINED in WAYS[way]:
         with job.run("pretrain_model", job.settings.training.validation_as_of) as record:
             pretrain_model.pretrain(job, record)

@@ -7,7 +7,6 @@ Bundles that stand already are not trained again, so a stopped run goes on where
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import os
 import platform
@@ -19,11 +18,10 @@ import numpy as np
 
 from bench import demo
 from bench.demo import CONFIGS
-from features.session import open_session
 from jobs import evaluate_model, train_model
-from jobs.job import Job
 from jobs.settings import load
 from training.bundle import read_manifest
+from training.distributed import quiet_tensorflow
 from training.metrics import Comparison, Evaluation
 
 NETWORKS: dict[str, list[str]] = {
@@ -43,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--seeds", type=int, default=5, help="seeds of the default network")
     options.add_argument("--other-seeds", type=int, default=1, help="seeds of the other networks")
     given = options.parse_args(argv)
-    demo.quiet()
+    quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
     found: dict[str, list[Comparison]] = {}
     for network, overrides in NETWORKS.items():
@@ -59,14 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train_and_evaluate(overrides: Sequence[str]) -> Comparison:
     """One training and its evaluation beside the baselines."""
     settings = load(CONFIGS, overrides)
-    spark = open_session(settings.spark.app_name, settings.spark.master, settings.spark.options)
-    job = Job(settings, spark, argparse.Namespace(as_of=None))
+    job = demo.job_of(settings)
     with job.run("train_model", settings.training.validation_as_of) as trained:
         train_model.train(job, trained)
     version = trained.model_version
     assert version is not None  # it has been trained
     chosen = load(CONFIGS, [*overrides, f"scoring.model_version={version}"])
-    evaluation = Job(chosen, spark, argparse.Namespace(as_of=None))
+    evaluation = demo.job_of(chosen)
     with evaluation.run("evaluate_model", chosen.evaluation.as_of) as record:
         comparison, _ = evaluate_model.evaluate_model(evaluation, record, chosen.evaluation.as_of)
     seconds = sum(h["seconds"] or 0 for h in read_manifest(chosen.storage.models, version).history)

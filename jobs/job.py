@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import logging
-import os
 import sys
 import time
 import uuid
@@ -20,7 +19,7 @@ from features.errors import DateError, ReconciliationError, TiercastError
 from features.session import open_session
 from features.source import failure_in_words
 from jobs.settings import Settings, load
-from training.distributed import QUIET_TENSORFLOW
+from training.distributed import quiet_tensorflow
 from training.settings import DateRange, expand
 
 log = logging.getLogger("tiercast")
@@ -199,8 +198,7 @@ def main(arguments: argparse.ArgumentParser, body: Callable[[Job], None], argv: 
     options = arguments.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    for variable, value in QUIET_TENSORFLOW.items():
-        os.environ.setdefault(variable, value)  # ranks and workers inherit it
+    quiet_tensorflow()  # ranks and workers inherit it
     try:
         settings = load(options.config, options.set)
         body(Job(settings, _session(settings), options))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import gc
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -23,7 +22,7 @@ from features.contract import VALUE, Contract, score_columns
 from features.errors import TrainingDataError
 from training import bundle
 from training.bundle import Manifest
-from training.distributed import QUIET_TENSORFLOW, bound_threads
+from training.distributed import bound_threads, quiet_tensorflow
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
 from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
@@ -275,10 +274,10 @@ def load_once(loaded: dict[K, V], key: K, load: Callable[[], V]) -> V:
     of TensorFlow and Keras each turn takes some tenths of a second.
     """
     if key not in loaded:
-        for name, value in QUIET_TENSORFLOW.items():
-            os.environ.setdefault(name, value)
+        quiet_tensorflow()
         bound_threads(_THREADS_PER_WORKER)
         loaded[key] = load()
+        gc.unfreeze()  # what an earlier load left and nobody holds any more
         gc.collect()
         gc.freeze()
         atexit.register(gc.unfreeze)  # libraries that look for leaks at the end would call it one
