@@ -64,11 +64,14 @@ def spec(length: int) -> SequenceSpec:
 
 
 def bundle_of(models: str, name: str, contract: Contract, rows: pa.Table) -> Manifest:
-    """A bundle with fresh weights: how fast it scores does not depend on what it has learned."""
+    """A bundle with fresh weights: how fast it scores does not depend on what it has learned.
+
+    The encoding is that of `rows`, of weight 1 each.
+    """
     import keras
 
     statistics = Statistics.empty(contract)
-    statistics.add(rows, contract)
+    statistics.add(rows.append_column(WEIGHT, pa.array(np.ones(len(rows)))), contract)
     manifest = Manifest(
         version=f"{name}-bench",
         contract=contract,
@@ -237,9 +240,8 @@ def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
 
 
 def sample(sequences: DataFrame, contract: Contract, rows: int) -> pa.Table:
-    """A few rows with the types that encodings are learned from, of weight 1 each."""
-    found = sequences.limit(rows).select(*required_columns(contract)).toArrow().cast(input_schema(contract))
-    return found.append_column(WEIGHT, pa.array(np.ones(len(found))))
+    """A few rows with the types that encodings are learned from."""
+    return sequences.limit(rows).select(*required_columns(contract)).toArrow().cast(input_schema(contract))
 
 
 def consumed(scores: DataFrame) -> None:

@@ -166,10 +166,25 @@ class Encoded:
     @classmethod
     def of(cls, rows: pa.Table | pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
         """Encode rows; see `to_tensors`. Categories may be dictionaries, which are looked up once per word."""
-        if isinstance(rows, pa.RecordBatch):
-            return cls._of_batch(rows, contract, encoding)
-        parts = [cls._of_batch(batch, contract, encoding) for batch in _whole_batches(rows, contract)]
-        return cls.joined(parts)
+        batches = [rows] if isinstance(rows, pa.RecordBatch) else _whole_batches(rows, contract)
+        events = [_Events.of(batch, contract) for batch in batches]
+        count = sum(len(e.day) for e in events)
+        channels = np.zeros((count + 1, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
+        codes = np.zeros((count + 1, len(encoding.vocabulary)), np.int32)
+        begin = 0
+        for part in events:
+            end = begin + len(part.day)
+            _fill_channels(channels[begin:end], part, contract, encoding)
+            _fill_codes(codes[begin:end], part, encoding)
+            begin = end
+        tiers = np.eye(len(contract.tiers), dtype=np.float32)
+        return cls(
+            np.concatenate([e.lengths for e in events]),
+            channels,
+            codes,
+            np.concatenate([aggregate_inputs(batch, contract, encoding) for batch in batches]),
+            np.concatenate([tiers[column(batch, TIER_RANK).to_numpy(zero_copy_only=False)] for batch in batches]),
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
@@ -183,18 +198,6 @@ class Encoded:
             np.concatenate([*(p.codes[:-1] for p in others), last.codes]),
             np.concatenate([p.aggregates for p in parts]),
             np.concatenate([p.tier for p in parts]),
-        )
-
-    @classmethod
-    def _of_batch(cls, rows: pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
-        events = _Events.of(rows, contract)
-        ranks = column(rows, TIER_RANK).to_numpy(zero_copy_only=False)
-        return cls(
-            events.lengths,
-            _event_channels(events, contract, encoding),
-            _event_codes(events, encoding),
-            aggregate_inputs(rows, contract, encoding),
-            np.eye(len(contract.tiers), dtype=np.float32)[ranks],
         )
 
     @functools.cached_property
@@ -316,26 +319,24 @@ def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
     return np.asarray(np.log1p(days, out=days))
 
 
-def _event_channels(events: _Events, contract: Contract, encoding: Encoding) -> Array:
+def _fill_channels(found: Array, events: _Events, contract: Contract, encoding: Encoding) -> None:
+    """Write the channels of all events into `found` [events, C]."""
     logged = _logged(events, contract)
-    found = np.zeros((len(events.day) + 1, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
     for place, name in enumerate(["age", "gap", *[None] * 4, *contract.numeric]):
         if name is not None:
-            found[:-1, place] = encoding.channels[name].apply(logged[name])
+            found[:, place] = encoding.channels[name].apply(logged[name])
     # The as-of instant is midnight UTC, so age alone gives the time of day; whole seconds lose nothing to rounding.
     since_monday = (events.day + _EPOCH_WEEKDAY) * _DAY - events.age
     for place, turn in ((2, _WEEK), (4, _DAY)):
         since_monday -= since_monday // turn * turn
         phase = np.multiply(since_monday, 2 * np.pi / turn, dtype=np.float32, casting="unsafe")
-        found[:-1, place], found[:-1, place + 1] = np.sin(phase), np.cos(phase)
-    return found
+        found[:, place], found[:, place + 1] = np.sin(phase), np.cos(phase)
 
 
-def _event_codes(events: _Events, encoding: Encoding) -> Array:
-    found = np.zeros((len(events.day) + 1, len(encoding.vocabulary)), np.int32)
+def _fill_codes(found: Array, events: _Events, encoding: Encoding) -> None:
+    """Write the codes of all events into `found` [events, Q]."""
     for place, (channel, values) in enumerate(encoding.vocabulary.items()):
-        found[:-1, place] = _coded(events.flat[array_column(channel)], pa.array(values, pa.string()))
-    return found
+        found[:, place] = _coded(events.flat[array_column(channel)], pa.array(values, pa.string()))
 
 
 def _coded(words: pa.Array, vocabulary: pa.Array) -> Array:
