@@ -39,9 +39,10 @@ _PENALTIES = (0.0003, 0.003, 0.03, 0.3)  # the inverse of their strength
 _ITERATIONS = 2000
 _TREES, _LEAF = 400, 10
 _ROUNDS, _PATIENCE = 1000, 50
-_FIRST_SHAPE: dict[str, Any] = {
+FIRST_SHAPE: dict[str, Any] = {
     "num_leaves": 8, "min_data_in_leaf": 40, "feature_fraction": 0.5, "bagging_fraction": 0.7, "lambda_l2": 5.0,
 }  # fmt: skip
+"""Of LightGBM's trees: one that suits small tables."""
 _SHAPES = {
     "num_leaves": randint(3, 33),
     "min_data_in_leaf": randint(10, 201),
@@ -49,7 +50,7 @@ _SHAPES = {
     "bagging_fraction": uniform(0.4, 0.6),
     "lambda_l2": loguniform(0.1, 100),
 }
-"""Where the shape of LightGBM's trees is drawn from; the first try is a shape that suits small tables."""
+"""Where further shapes are drawn from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ def forest(training: Rows, validation: Rows, task: Task) -> Fitted:
 
 def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
     """Gradient boosted trees (Ke et al. 2017) of the best shape tried, stopped where the validation loss is least."""
-    shapes = [_FIRST_SHAPE, *ParameterSampler(_SHAPES, task.trials - 1, random_state=task.seed)]
+    shapes = [FIRST_SHAPE, *ParameterSampler(_SHAPES, task.trials - 1, random_state=task.seed)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # whole fits side by side: many threads of one wait for each other
         losses = list(pool.map(lambda shape: _loss_on_others(training, validation, task, shape), shapes))
     return _boosted(training, validation, task, shapes[int(np.argmin(losses))])
@@ -165,21 +166,35 @@ def _loss_on_others(training: Rows, validation: Rows, task: Task, shape: Mapping
 
 
 def _boosted(training: Rows, validation: Rows, task: Task, shape: Mapping[str, Any]) -> Fitted:
+    booster = boosted(training, task.tiers, task.seed, shape, validation)
+    return lambda inputs: np.asarray(booster.predict(inputs, num_iteration=booster.best_iteration), np.float64)
+
+
+def boosted(
+    training: Rows,
+    tiers: int,
+    seed: int,
+    shape: Mapping[str, Any],
+    validation: Rows | None = None,
+    rounds: int = _ROUNDS,
+) -> Any:
+    """A LightGBM booster of one thread, the same for the same rows.
+
+    With validation rows it stops where their loss has not become less for a while; `best_iteration` is that of the
+    least.
+    """
     import lightgbm as trees
 
     options: dict[str, Any] = {
-        **shape, "objective": "multiclass", "num_class": task.tiers, "learning_rate": 0.05, "bagging_freq": 1,
-        "seed": task.seed, "deterministic": True, "num_threads": 1, "verbose": -1,
+        **shape, "objective": "multiclass", "num_class": tiers, "learning_rate": 0.05, "bagging_freq": 1,
+        "seed": seed, "deterministic": True, "num_threads": 1, "verbose": -1,
     }  # fmt: skip
     known = trees.Dataset(training.inputs, training.outcome, weight=training.weight)
-    booster = trees.train(
-        options,
-        known,
-        _ROUNDS,
-        valid_sets=[trees.Dataset(validation.inputs, validation.outcome, reference=known)],
-        callbacks=[trees.early_stopping(_PATIENCE, verbose=False)],
-    )
-    return lambda inputs: np.asarray(booster.predict(inputs, num_iteration=booster.best_iteration), np.float64)
+    if validation is None:
+        return trees.train(options, known, rounds)
+    later = trees.Dataset(validation.inputs, validation.outcome, reference=known)
+    patience = trees.early_stopping(_PATIENCE, verbose=False)
+    return trees.train(options, known, rounds, valid_sets=[later], callbacks=[patience])
 
 
 def bg_nbd(training: Rows, validation: Rows, task: Task) -> Fitted:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -28,6 +28,8 @@ Ints = npt.NDArray[np.int64]
 
 OUTCOME_RANK, OUTCOME_VALUE, WEIGHT = "outcome_tier_rank", "outcome_value", "weight"
 TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT = "target_tier", "target_log_value", "target_weight"
+TAUGHT = "target_taught"
+"""Tensor [n, K]: probabilities of a teacher, that are learned beside the outcome."""
 MEMBER = "member"
 """Column and tensor: a hash of the user, by which rows of one member at several dates are known."""
 NO_OUTCOME = -1
@@ -79,7 +81,7 @@ class Labelled:
     """n encoded rows and what came true.
 
     `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32, what the row counts;
-    `member` [n] int64 tells rows of one member; `targets` [n] int32 by the names of their tensors.
+    `member` [n] int64 tells rows of one member; `targets` by the names of their tensors: [n] int32 each, and `TAUGHT`.
     """
 
     encoded: Encoded
@@ -156,6 +158,7 @@ class TensorMaker:
         width: largest padded length.
         trim: batches are cut to their longest row, rounded up to a multiple of this; None: not at all.
         targets: further outcomes that the rows have, see `features.contract.TARGET`.
+        teacher: from staged rows to probabilities [n, K], see `TAUGHT`; None: there is none.
     """
 
     contract: Contract
@@ -163,6 +166,7 @@ class TensorMaker:
     width: int
     trim: int | None
     targets: Sequence[str] = ()
+    teacher: Callable[[pa.Table], Array] | None = None
 
     def encode(self, rows: pa.Table) -> Labelled:
         """Staged rows as numbers, once for all batches that take from them."""
@@ -176,10 +180,12 @@ class TensorMaker:
             target_tensor(t): column(rows, outcome_column(t)).cast(pa.int32()).to_numpy(zero_copy_only=False)
             for t in self.targets
         }
+        if self.teacher is not None:
+            targets[TAUGHT] = self.teacher(rows)
         return Labelled(encoded, ranks.astype(np.int32), log_values, weights, members, targets)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `to_tensors`; and `target_tier`, `target_log_value`, `target_weight`, `member`, `targets`, [n] each."""
+        """See `to_tensors`; `target_tier`, `target_log_value`, `target_weight`, `member`, [n] each; and `targets`."""
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -45,6 +45,7 @@ class Plan:
         model_uri: where the first rank leaves `model.keras`.
         progress_uri: where it leaves how far it is.
         encoder_uri: the network of a pretrained encoder that the network's own starts from; None: fresh weights.
+        teacher_uri: the `training.teacher.Teacher` that is learned from beside what came true; None: nobody.
         pretraining: how to pretrain the network's encoder, in place of training the network; None: no pretraining.
     """
 
@@ -59,6 +60,7 @@ class Plan:
     model_uri: str
     progress_uri: str
     encoder_uri: str | None = None
+    teacher_uri: str | None = None
     pretraining: PretrainingSettings | None = None
 
     def to_json(self) -> str:
@@ -76,6 +78,7 @@ class Plan:
                 "model_uri": self.model_uri,
                 "progress_uri": self.progress_uri,
                 "encoder_uri": self.encoder_uri,
+                "teacher_uri": self.teacher_uri,
                 "pretraining": self.pretraining.model_dump(mode="json") if self.pretraining else None,
             }
         )
@@ -96,6 +99,7 @@ class Plan:
             model_uri=stored["model_uri"],
             progress_uri=stored["progress_uri"],
             encoder_uri=stored["encoder_uri"],
+            teacher_uri=stored["teacher_uri"],
             pretraining=PretrainingSettings(**stored["pretraining"]) if stored["pretraining"] else None,
         )
 
@@ -103,6 +107,19 @@ class Plan:
         """How this training makes tensors."""
         targets = self.model.targets if self.pretraining is None else ()
         return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM, targets)
+
+    def training_tensors(self) -> TensorMaker:
+        """How it makes those of training rows, which a teacher may have a say in."""
+        if self.teacher_uri is None:
+            return self.tensor_maker()
+        from training.teacher import Teacher  # scikit-learn and LightGBM are slow to import
+
+        return dataclasses.replace(self.tensor_maker(), teacher=Teacher.load(self.teacher_uri))
+
+    @property
+    def teacher_weight(self) -> float:
+        """Share of the tier's loss that follows the teacher."""
+        return 0.0 if self.teacher_uri is None else self.settings.teacher_weight
 
     def member(self, number: int) -> Plan:
         """How a network of the ensemble is trained, from 0: with a seed and a checkpoint of its own."""
@@ -179,7 +196,7 @@ class Forecasting:
     def steps(self, model: Any, optimizer: Any, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """See `compiled_steps`."""
         weights = plan.settings.auxiliary_weight, plan.training.mean_weight
-        return compiled_steps(model, optimizer, *weights, plan.model.targets)
+        return compiled_steps(model, optimizer, *weights, plan.model.targets, plan.teacher_weight)
 
     def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """The tensors of shuffled rows."""
@@ -247,7 +264,7 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
 
     settings = plan.settings
     rank = distributed.start(settings.mixed_precision)
-    encoded = feed.EncodedRows(plan.tensor_maker(), settings.kept_rows)
+    encoded = feed.EncodedRows(plan.training_tensors(), settings.kept_rows)
     trained = [_train_member(plan, number, rank, encoded, after_epoch) for number in range(settings.ensemble)]
     model = ensemble([member.model for member in trained])
     difference = distributed.largest_difference(model.variables)
@@ -255,7 +272,7 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         _save_model(model, plan.model_uri)
     validation = trained[0].best_validation()
     if len(trained) > 1:
-        validation = _validated(Forecasting(), plan, rank, encoded.make, compiled_validation(model, plan.model.targets))
+        validation = _validated(Forecasting(), plan, rank, compiled_validation(model, plan.model.targets))
     return {
         "history": [entry for member in trained for entry in member.history],
         "best_epoch": trained[0].best_epoch,
@@ -417,16 +434,15 @@ class _State:
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> dict[str, float]:
-        return _validated(self.objective, self.plan, self.rank, self.encoded.make, self.validation_step)
+        return _validated(self.objective, self.plan, self.rank, self.validation_step)
 
 
-def _validated(
-    objective: Objective, plan: Plan, rank: distributed.Rank, make: TensorMaker, step: Callable[..., Any]
-) -> dict[str, float]:
+def _validated(objective: Objective, plan: Plan, rank: distributed.Rank, step: Callable[..., Any]) -> dict[str, float]:
     """Mean `validation_loss`, share that is right as `validation_accuracy`, and mean loss of each of `model.targets`.
 
     Over the validation rows of all ranks.
     """
+    make = plan.tensor_maker()
     totals = np.zeros(3 + len(make.targets))
     for batch in feed.prefetch(objective.validation(plan, make, rank.number), plan.settings.prefetch_batches):
         totals += np.array([float(v) for v in step(batch)])
@@ -436,22 +452,36 @@ def _validated(
 
 
 def compiled_steps(
-    model: Any, optimizer: Any, auxiliary_weight: float, mean_weight: float, targets: Sequence[str] = ()
+    model: Any,
+    optimizer: Any,
+    auxiliary_weight: float,
+    mean_weight: float,
+    targets: Sequence[str] = (),
+    teacher_weight: float = 0.0,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
 
     Rows count by their weight over `mean_weight`, that of all training rows: dividing by that of the batch would make
-    the loss of a row depend on the rank that it is on.
+    the loss of a row depend on the rank that it is on. Of the tier's loss, `teacher_weight` is that of the teacher's
+    probabilities in place of what came true.
     """
     import keras
     import tensorflow as tf
 
-    @tf.function(input_signature=[_signature(model, targets)], jit_compile=False, autograph=False)
+    signature = _signature(model, targets)
+    if teacher_weight:
+        signature[feed.TAUGHT] = tf.TensorSpec([None, model.output["tier"].shape[-1]], tf.float32)
+
+    @tf.function(input_signature=[signature], jit_compile=False, autograph=False)
     def train_step(batch: Any) -> Any:
         with tf.GradientTape() as tape:
             outputs = model({name: batch[name] for name in model.input}, training=True)
             weight = batch[TARGET_WEIGHT] / mean_weight
-            loss = tf.reduce_mean(weight * _log_losses(batch, outputs))
+            of_tier = _log_losses(batch, outputs)
+            if teacher_weight:
+                taught = keras.losses.categorical_crossentropy(batch[feed.TAUGHT], outputs["tier"])
+                of_tier = (1 - teacher_weight) * of_tier + teacher_weight * taught
+            loss = tf.reduce_mean(weight * of_tier)
             if VALUE in outputs:
                 values = tf.squeeze(outputs[VALUE], -1)
                 loss += auxiliary_weight * tf.reduce_mean(

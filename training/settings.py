@@ -139,6 +139,13 @@ class TrainingSettings(_Strict):
         ge=0, le=1, description="learning rate of a pretrained encoder as a share of the others'"
     )
     frozen_epochs: int = Field(ge=0, description="first epochs in which a pretrained encoder stays as it is")
+    teacher_weight: float = Field(
+        ge=0,
+        le=1,
+        description="share of the tier's loss that follows a teacher (LightGBM), not what came true; 0: no teacher",
+    )
+    teacher_parts: int = Field(ge=2, le=100, description="parts of the members, each taught by what the others taught")
+    teacher_rows: Positive = Field(description="most rows of a split that the teacher is fitted to")
     seed: int = Field(ge=0, lt=2**31, description="of weights, shards and shuffling")
     start_timeout_seconds: Seconds = Field(description="how long to wait for task slots of all ranks")
     network_interfaces: list[str] | None = Field(None, description="interfaces ranks talk over; unset: found out")
@@ -221,6 +228,7 @@ class PretrainingSettings(_Strict):
         """The settings of the pretraining's loop; raises ValidationError if its batches cannot be shared by shards."""
         changed = self.model_dump(include={"epochs", "batch_size", "learning_rate", "patience"})
         changed |= {"labelled_share": 1.0, "pretrained": None, "encoder_rate": 1.0, "frozen_epochs": 0, "ensemble": 1}
+        changed["teacher_weight"] = 0.0
         changed["warmup_epochs"] = min(training.warmup_epochs, self.epochs)
         return TrainingSettings(**{**training.model_dump(by_alias=True), **changed})
 

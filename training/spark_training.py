@@ -35,6 +35,7 @@ FORMAT = 2
 """Raised when a change of code changes what a training with equal settings gives."""
 
 _NOT_IN_KEY = {"start_timeout_seconds", "network_interfaces", "prefetch_batches", "as_of"}
+_OF_TEACHER = {"teacher_weight", "teacher_parts", "teacher_rows"}
 _RANK_ENVIRONMENT = {
     **QUIET_TENSORFLOW,
     "OMP_NUM_THREADS": "1",
@@ -128,6 +129,8 @@ def train_model(
         if start is not None:
             network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
             plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
+        if settings.teacher_weight:
+            plan = taught(plan)
         found = trained(spark, plan, version, models_uri, {**provenance, "inputs": identity}, progress)
     if not publish:
         calibrated = spark_verdict.calibrate(spark, models_uri, found, examples.validation, judging)
@@ -155,6 +158,18 @@ def plan_of(
     )
 
 
+def taught(plan: Plan) -> Plan:
+    """The plan with a teacher, which is fitted here and left in the folder of the plan's state."""
+    from training.teacher import teacher_of  # scikit-learn and LightGBM are slow to import
+
+    settings, address = plan.settings, uri.join(plan.checkpoint_uri.rsplit("/", 1)[0], "teacher.json")
+    teacher = teacher_of(
+        plan.training, plan.validation, plan.contract, settings.teacher_parts, settings.teacher_rows, settings.seed
+    )
+    teacher.save(address)
+    return dataclasses.replace(plan, teacher_uri=address)
+
+
 def trained(
     spark: SparkSession, plan: Plan, version: str, models_uri: str, provenance: Mapping[str, Any], progress: bool
 ) -> Manifest:
@@ -175,12 +190,13 @@ def training_key(
 ) -> str:
     """Twelve hexadecimal digits of everything that the forecasts depend on: contract, model, settings, rows."""
     targets = {"targets": model.targets} if model.targets else {}
+    unused = _NOT_IN_KEY if settings.teacher_weight else _NOT_IN_KEY | _OF_TEACHER
     return spark_examples.digest(
         {
             "format": FORMAT,
             "contract": contract.to_dict(),
             "model": {"name": model.name, "parameters": model.resolved(), **targets},
-            "settings": settings.model_dump(mode="json", exclude=_NOT_IN_KEY),
+            "settings": settings.model_dump(mode="json", exclude=unused),
             "dates": settings.dates,  # however they are written
             "calibration": calibration.model_dump(),
             "data": identity,

@@ -9,17 +9,23 @@ import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from features.errors import StorageError
-from tests.training.training_examples import CONTRACT, TARGETS, example_rows, plan
+from tests.training.training_examples import CONTRACT, JUDGING, TARGETS, example_rows, plan, settings
 from training import checkpoint, distributed
 from training.checkpoint import Checkpoint
 from training.feed import EncodedRows, training_batches
 from training.loop import Plan, build_model, compiled_steps, in_precision, learning_rate, train
 from training.models import REGISTRY
+from training.settings import ModelSettings
+from training.spark_training import taught, training_key
+from training.teacher import Teacher
 from training.tensors import to_tensors
 
 pytest.importorskip("horovod.tensorflow")
@@ -191,6 +197,52 @@ def test_rows_count_by_their_weight(tmp_path: Path) -> None:
     p = model({name: batch[name] for name in model.input}, training=False)["tier"].numpy()
     losses = -np.log(p[np.arange(32), batch["target_tier"]])
     assert float(step(batch)) == pytest.approx(float((batch["target_weight"] * losses).mean() / 0.5), rel=1e-5)
+
+
+def taught_plan(folder: Path, weight: float, **changes: Any) -> Plan:
+    return taught(plan(folder, rows=600, teacher_weight=weight, **changes))
+
+
+def test_a_teacher_has_its_share_of_the_loss_of_the_tier(tmp_path: Path) -> None:
+    made = taught_plan(tmp_path, 0.25)
+    distributed.start(mixed_precision=False)
+    distributed.seed(1)
+    model = build_model(made.model, made.contract, made.encoding)
+    optimizer = distributed.adamw(0.01, 0.0, 0.0)
+    optimizer.build(model.trainable_variables)
+    step, _ = compiled_steps(model, optimizer, 0.0, 0.5, (), made.teacher_weight)
+    encoded = EncodedRows(made.training_tensors(), 1000)
+    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, 24, False, 5, 0)))
+    rows = pa.concat_tables([pq.read_table(u) for u in made.training.uris])
+    of_member = dict(zip(rows["member"].to_pylist(), Teacher.load(str(made.teacher_uri))(rows), strict=True))
+    taught_by = np.array([of_member[m] for m in batch["member"].tolist()])
+    np.testing.assert_array_equal(batch["target_taught"], taught_by)
+    p = model({name: batch[name] for name in model.input}, training=False)["tier"].numpy()
+    true = np.eye(3)[batch["target_tier"]]
+    losses = -((0.75 * true + 0.25 * taught_by) * np.log(p)).sum(axis=1)
+    assert float(step(batch)) == pytest.approx(float((batch["target_weight"] * losses).mean() / 0.5), rel=1e-5)
+
+
+def test_a_training_with_a_teacher_is_validated_by_what_came_true(tmp_path: Path) -> None:
+    import keras
+
+    made = taught_plan(tmp_path, 1.0, epochs=6, learning_rate=0.02, patience=6)
+    assert Plan.from_json(made.to_json()) == made
+    result = train(made)
+    loaded = keras.saving.load_model(made.model_uri, compile=False, safe_mode=True)
+    rows = pa.concat_tables([pq.read_table(u) for u in made.validation.uris])
+    p = np.array(loaded(to_tensors(rows, CONTRACT, made.encoding, 24))["tier"], np.float64)
+    losses = -np.log(p[np.arange(len(p)), rows["outcome_tier_rank"].to_numpy()])
+    assert result["validation_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    assert result["validation_loss"] < 0.95 * math.log(3)  # of what came true it was told by the teacher alone
+
+
+def test_a_teacher_that_is_not_asked_changes_no_key() -> None:
+    def key(**changes: Any) -> str:
+        return training_key(CONTRACT, ModelSettings(name="hybrid"), settings(**changes), JUDGING.calibration, {})
+
+    assert key(teacher_parts=7) == key()
+    assert len({key(), key(teacher_weight=0.5), key(teacher_weight=0.5, teacher_parts=7)}) == 3
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

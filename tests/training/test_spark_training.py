@@ -81,6 +81,20 @@ def test_two_ranks_train_an_ensemble_of_transformers_as_one_rank_does(spark: Spa
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
+def test_two_ranks_learn_from_a_teacher_as_one_rank_does(spark: SparkSession, tmp_path: Path) -> None:
+    sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
+    chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
+    found = []
+    for ranks in (1, 2):
+        models, staging = f"file:{tmp_path}/{ranks}/models", f"file:{tmp_path}/{ranks}/staging"
+        taught = settings(epochs=2, ranks=ranks, teacher_weight=0.5)
+        made = train_model(spark, sequences, outcomes, CONTRACT, chosen, taught, JUDGING, models, staging, {}, False)
+        assert not list((tmp_path / str(ranks) / "staging" / "trainings").iterdir())
+        found.append(made.manifest.metrics)
+    assert found[1]["validation_loss"] == pytest.approx(found[0]["validation_loss"], abs=1e-4)
+    assert found[1]["largest_difference"] == 0
+
+
 def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path) -> None:
     """Invariant 7: the second call writes nothing, though the tables have grown by a date in between."""
     sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())

@@ -1,0 +1,121 @@
+"""A teacher of the network: boosted trees, whose forecasts are learned beside what came true.
+
+What came true is one draw of each member's chances; a teacher's forecast tells more of them. It is asked about members
+that it has not learned from alone, as in stacking (Wolpert 1992): otherwise it would repeat their outcomes. Learning
+from another model's probabilities is distillation (Hinton et al., arXiv 1503.02531); nothing of the teacher is needed
+when scoring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features import uri
+from features.contract import Contract
+from features.errors import TrainingDataError
+from training.challengers import FIRST_SHAPE, Rows, boosted, inputs_of
+from training.feed import MEMBER, OUTCOME_RANK, WEIGHT, ShardSet, first_rows
+from training.tensors import TIER_RANK, column
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Trees for each part of the members, which have learned from the members of the other parts.
+
+    Attributes:
+        contract: what their inputs are.
+        trees: LightGBM's own text of each part's.
+    """
+
+    contract: Contract
+    trees: tuple[str, ...]
+
+    @classmethod
+    def fitted(cls, training: pa.Table, validation: pa.Table, contract: Contract, parts: int, seed: int) -> Teacher:
+        """Fit as many trees for each part as are best for the validation rows when all training rows are learned from.
+
+        Args:
+            training: staged rows, see `training.spark_examples.example_schema`.
+            validation: likewise.
+            contract: that they follow.
+            parts: how many.
+            seed: of what the trees draw.
+
+        Raises:
+            TrainingDataError: all members are in one part, so that nobody could teach them.
+        """
+        known, later = (_rows(table, contract) for table in (training, validation))
+        tiers, part = len(contract.tiers), _parts(training, parts)
+        if len(np.unique(part)) < 2:
+            raise TrainingDataError(
+                f"{len(part)} training rows are of too few members for a teacher: set training.teacher_weight to 0"
+            )
+        rounds = boosted(known, tiers, seed, FIRST_SHAPE, later).best_iteration
+
+        def of_others(number: int) -> str:
+            return str(boosted(known.at(part != number), tiers, seed, FIRST_SHAPE, rounds=rounds).model_to_string())
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return cls(contract, tuple(pool.map(of_others, range(parts))))
+
+    def __call__(self, rows: pa.Table) -> npt.NDArray[np.float32]:
+        """Probabilities [n, K] of staged rows, each by the trees that have not learned from its member."""
+        inputs, part = inputs_of(rows, self.contract), _parts(rows, len(self.trees))
+        found = np.empty((len(part), len(self.contract.tiers)), np.float32)
+        for number, booster in enumerate(self._boosters):
+            mine = part == number
+            if mine.any():
+                found[mine] = booster.predict(inputs[mine], num_threads=1)
+        return found
+
+    @functools.cached_property
+    def _boosters(self) -> list[Any]:
+        import lightgbm
+
+        return [lightgbm.Booster(model_str=text) for text in self.trees]
+
+    def save(self, address: str) -> None:
+        """Write it as JSON."""
+        content = {"contract": self.contract.to_dict(), "trees": self.trees}
+        uri.write_bytes(address, json.dumps(content).encode())
+
+    @classmethod
+    def load(cls, address: str) -> Teacher:
+        """Read what `save` has written."""
+        stored = json.loads(uri.read_bytes(address))
+        return cls(Contract.from_dict(stored["contract"]), tuple(stored["trees"]))
+
+
+def teacher_of(
+    training: ShardSet, validation: ShardSet, contract: Contract, parts: int, most_rows: int, seed: int
+) -> Teacher:
+    """Fitted to staged shards, to up to `most_rows` rows of each split, equally many of each shard."""
+    return Teacher.fitted(_sample(training, most_rows), _sample(validation, most_rows), contract, parts, seed)
+
+
+def _sample(shards: ShardSet, most_rows: int) -> pa.Table:
+    # Places within a shard are hashes, so its first rows are a sample.
+    share = max(1, most_rows // len(shards.uris))
+    return pa.concat_tables(
+        [first_rows(address, share) for address, rows in zip(shards.uris, shards.rows, strict=True) if rows]
+    )
+
+
+def _rows(table: pa.Table, contract: Contract) -> Rows:
+    needed: Sequence[str] = (*contract.aggregates, TIER_RANK, OUTCOME_RANK, WEIGHT)
+    return Rows.of(table.select(needed).append_column("user_id", table[MEMBER]), contract)
+
+
+def _parts(rows: pa.Table, parts: int) -> npt.NDArray[np.int64]:
+    """[n] part of each row's member; `member` is a hash."""
+    return np.asarray(column(rows, MEMBER).to_numpy(zero_copy_only=False) % parts, np.int64)
