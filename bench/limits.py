@@ -249,7 +249,7 @@ TRIED = [
     "- Other networks, heads and sizes: [search.md](search.md), [quality.md](quality.md).",
     "- Pretraining: [pretraining.md](pretraining.md). Other dates, and a programme of 28 days: [folds.md](folds.md).",
     "- The network and LightGBM, averaged, would have to be published, scored and explained together. On dates before",
-    "  (2017-08-20, 09-03, 09-17 of folds.md; three seeds, one process, one shape of trees) that had a logloss of .599,",
+    "  (2017-08-20, 09-03, 09-17 of folds.md; 3 seeds, one process, one shape of trees) that had a logloss of .599,",
     "  the network with a teacher .599, alone .602; on the date evaluated here the average is better than the teacher.",
     "- On those three dates, outcomes softened by how near the value is to a threshold: .601. Judged as of 06-01 and",
     "  07-01, where the network has .669 and .602: aggregates cut into pieces between their quantiles .685 and .606, a",
