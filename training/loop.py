@@ -117,6 +117,11 @@ class Plan:
         return dataclasses.replace(self.tensor_maker(), teacher=Teacher.load(self.teacher_uri))
 
     @property
+    def folder(self) -> str:
+        """Where the training's state lies."""
+        return self.checkpoint_uri.rsplit("/", 1)[0]
+
+    @property
     def teacher_weight(self) -> float:
         """Share of the tier's loss that follows the teacher."""
         return 0.0 if self.teacher_uri is None else self.settings.teacher_weight

@@ -162,7 +162,7 @@ def taught(plan: Plan) -> Plan:
     """The plan with a teacher, which is fitted here and left in the folder of the plan's state."""
     from training.teacher import teacher_of  # scikit-learn and LightGBM are slow to import
 
-    settings, address = plan.settings, uri.join(plan.checkpoint_uri.rsplit("/", 1)[0], "teacher.json")
+    settings, address = plan.settings, uri.join(plan.folder, "teacher.json")
     teacher = teacher_of(
         plan.training, plan.validation, plan.contract, settings.teacher_parts, settings.teacher_rows, settings.seed
     )
@@ -177,7 +177,7 @@ def trained(
     result = run_ranks(spark, plan, progress)
     manifest = _manifest(version, plan, result, provenance)
     whole = bundle.write_bundle(models_uri, manifest, {bundle.MODEL_FILE: uri.read_bytes(plan.model_uri)})
-    uri.delete_folder(plan.checkpoint_uri.rsplit("/", 1)[0])
+    uri.delete_folder(plan.folder)
     return whole
 
 
