@@ -73,6 +73,7 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind
         teacher_weight=0.0,
         teacher_parts=5,
         teacher_rows=200_000,
+        refit=False,
         seed=1,
         start_timeout_seconds=120,
         network_interfaces=["lo"],

@@ -122,13 +122,23 @@ def _challengers(
     if place.null_count:
         missing = f"{place.null_count} of the members have no row in sequences as of {date}: run build_sequences"
         return {}, dict.fromkeys(settings.challengers, missing)
-    training, validation = (
-        Rows.of(aggregate_rows(sequences, outcomes, dates, contract, settings.challenger_rows, weights), contract)
-        for dates in (manifest.training_dates, [manifest.validation_date])
+
+    def rows(dates: Sequence[dt.date]) -> Rows:
+        return Rows.of(
+            aggregate_rows(sequences, outcomes, dates, contract, settings.challenger_rows, weights), contract
+        )
+
+    learned, validation = manifest.training_dates, manifest.validation_date
+    task = Task(
+        contract,
+        job.settings.events.purchase_type,
+        settings.lightgbm_trials,
+        job.settings.training.seed,
+        rows(learned) if validation in learned else None,
     )
-    task = Task(contract, job.settings.events.purchase_type, settings.lightgbm_trials, job.settings.training.seed)
+    training = rows([date for date in learned if date != validation])
     inputs = inputs_of(known.take(place), contract)
-    return probabilities(settings.challengers, training, validation, inputs, task)
+    return probabilities(settings.challengers, training, rows([validation]), inputs, task)
 
 
 def keep(job: Job, record: Run, found: Evaluated) -> int:

@@ -61,6 +61,8 @@ class Manifest:
         calibration: what mends the network's probabilities; fitted once the bundle is written.
         profile: what later dates are compared with to find drift; None until it is judged.
         verdict: whether it is published, and why not; None until it is judged.
+        candidate: the bundle whose epochs it was trained for, that was judged in its place, and to which the figures of
+            validation and the history belong; None: it is that itself. See `training.refit`.
         job: what wrote it, `TRAIN` or `PRETRAIN`.
         format: `FORMAT` at the time of writing.
     """
@@ -80,6 +82,7 @@ class Manifest:
     calibration: Calibration
     profile: Profile | None = None
     verdict: Verdict | None = None
+    candidate: str | None = None
     job: str = TRAIN
     format: int = FORMAT
 
@@ -136,14 +139,9 @@ def write_bundle(models_uri: str, manifest: Manifest, contents: Mapping[str, byt
 def settle(
     models_uri: str, manifest: Manifest, calibration: Calibration, profile: Profile | None, verdict: Verdict | None
 ) -> Manifest:
-    """Write a bundle's calibration, profile and verdict, and let `latest` name it if it is published; the new manifest.
-
-    Without a verdict it stays unjudged: no pointer names it.
-    """
+    """Write a bundle's calibration, profile and verdict; the new manifest. Without a verdict it stays unjudged."""
     judged = dataclasses.replace(manifest, calibration=calibration, profile=profile, verdict=verdict)
     uri.write_bytes(uri.join(models_uri, manifest.version, _MANIFEST_FILE), judged.to_json().encode())
-    if verdict is not None and verdict.published:
-        point_latest(models_uri, manifest.version)
     return judged
 
 

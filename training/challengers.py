@@ -2,7 +2,8 @@
 
 A network earns its place only if it beats these. Each is fitted on the rows of the training dates; where one has a
 size to choose (LightGBM: trees and their shape, logistic regression: penalty), the validation date chooses it, as it
-chooses the network's epoch. BG/NBD with Gamma-Gamma learns from the purchases of the members that it forecasts.
+chooses the network's epoch; where the network is then trained anew with the validation date, so are they. BG/NBD with
+Gamma-Gamma learns from the purchases of the members that it forecasts.
 """
 
 from __future__ import annotations
@@ -87,12 +88,14 @@ class Task:
         purchase_type: the event type whose amounts are spend.
         trials: shapes of LightGBM's trees that are tried.
         seed: of all that is drawn.
+        learned: what is fitted to at last, once the validation rows have chosen the size; None: the training rows.
     """
 
     contract: Contract
     purchase_type: str
     trials: int
     seed: int
+    learned: Rows | None = None
 
     @property
     def tiers(self) -> int:
@@ -122,7 +125,9 @@ def logistic(training: Rows, validation: Rows, task: Task) -> Fitted:
     The penalty is the strongest whose validation loss is within a standard error of the least (Breiman et al. 1984):
     the weaker ones lean on windows longer than the history of the training dates, and go astray later.
     """
-    return _simplest([_logistic(training, task.tiers, penalty) for penalty in _PENALTIES], validation)
+    fitted = [_logistic(training, task.tiers, penalty) for penalty in _PENALTIES]
+    chosen = _simplest(fitted, validation)
+    return fitted[chosen] if task.learned is None else _logistic(task.learned, task.tiers, _PENALTIES[chosen])
 
 
 def _logistic(training: Rows, tiers: int, penalty: float) -> Fitted:
@@ -139,7 +144,8 @@ def forest(training: Rows, validation: Rows, task: Task) -> Fitted:
     """A random forest (Breiman 2001)."""
     del validation  # it has no size that needs choosing
     trees = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, n_jobs=-1, random_state=task.seed)
-    return _classes(trees.fit(training.inputs, training.outcome, training.weight), task.tiers)
+    rows = task.learned or training
+    return _classes(trees.fit(rows.inputs, rows.outcome, rows.weight), task.tiers)
 
 
 def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
@@ -147,7 +153,12 @@ def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
     shapes = [FIRST_SHAPE, *ParameterSampler(_SHAPES, task.trials - 1, random_state=task.seed)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # whole fits side by side: many threads of one wait for each other
         losses = list(pool.map(lambda shape: _loss_on_others(training, validation, task, shape), shapes))
-    return _boosted(training, validation, task, shapes[int(np.argmin(losses))])
+    chosen = shapes[int(np.argmin(losses))]
+    if task.learned is None:
+        return _boosted(training, validation, task, chosen)
+    rounds = boosted(training, task.tiers, task.seed, chosen, validation).best_iteration
+    booster = boosted(task.learned, task.tiers, task.seed, chosen, rounds=rounds)
+    return lambda inputs: np.asarray(booster.predict(inputs), np.float64)
 
 
 def _loss_on_others(training: Rows, validation: Rows, task: Task, shape: Mapping[str, Any]) -> float:
@@ -226,13 +237,13 @@ def _classes(model: Any, tiers: int) -> Fitted:
     return predict
 
 
-def _simplest(fitted: Sequence[Fitted], validation: Rows) -> Fitted:
-    """The first, they come simplest first, whose validation loss is within a standard error of the least."""
+def _simplest(fitted: Sequence[Fitted], validation: Rows) -> int:
+    """Place of the first, they come simplest first, whose validation loss is within a standard error of the least."""
     rows, least = np.arange(len(validation.outcome)), np.finfo(np.float64).eps
     losses = [-np.log(np.maximum(f(validation.inputs)[rows, validation.outcome], least)) for f in fitted]
     best = min(losses, key=lambda of: float(of.mean()))
     bound = best.mean() + best.std() / np.sqrt(len(rows))
-    return next(f for f, of in zip(fitted, losses, strict=True) if of.mean() <= bound)
+    return next(place for place, of in enumerate(losses) if of.mean() <= bound)
 
 
 REGISTRY: dict[str, Callable[[Rows, Rows, Task], Fitted]] = {

@@ -18,6 +18,9 @@ from training.settings import GateSettings
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 
+REFIT = "refit"
+"""Names the logloss of a network on rows that it has learned from."""
+
 _SIMULATIONS = 200
 _QUANTILE = 0.95
 
@@ -135,6 +138,28 @@ def judge(
     reasons += drift.refusals(shifts, settings.drift)
     said = (*notes, *drift.notes([s for s in shifts if s.level == "warning"], settings.drift))
     return Verdict(tuple(reasons), {"model": own, **losses}, by_tier, settings.model_dump(), said, tuple(shifts))
+
+
+def of_refit(candidate: Verdict, probabilities: Floats, outcome: Ranks, settings: GateSettings) -> Verdict:
+    """The verdict on a network that was trained anew with the rows that the candidate was judged on.
+
+    Nothing that it says of these rows shows how good it is, so the candidate's verdict stands; but it must know them
+    about as well as the candidate foretold them, or its training went wrong.
+
+    Args:
+        candidate: the verdict on the network before, judged on the same rows.
+        probabilities: [n, K] of the network.
+        outcome: [n] ranks.
+        settings: whose margin to the published model is that to the candidate, too.
+    """
+    before = candidate.figures["model"]
+    own = float(log_loss(outcome, probabilities, labels=np.arange(probabilities.shape[1])))
+    margin = settings.worse_than_published
+    wrong = (
+        f"trained anew with these members, its logloss of {own:.4f} is not below the {before:.4f} before + {margin:g}"
+    )
+    reasons = (*candidate.reasons, *([wrong] if own > before + margin else []))
+    return dataclasses.replace(candidate, reasons=reasons, figures={**candidate.figures, REFIT: own})
 
 
 def calibration_by_tier(

@@ -47,6 +47,8 @@ class Plan:
         encoder_uri: the network of a pretrained encoder that the network's own starts from; None: fresh weights.
         teacher_uri: the `training.teacher.Teacher` that is learned from beside what came true; None: nobody.
         pretraining: how to pretrain the network's encoder, in place of training the network; None: no pretraining.
+        until: the epoch after which each network of the ensemble stops, and whose weights are kept; empty: the
+            validation rows choose it. They may be among the training rows otherwise.
     """
 
     key: str
@@ -62,6 +64,7 @@ class Plan:
     encoder_uri: str | None = None
     teacher_uri: str | None = None
     pretraining: PretrainingSettings | None = None
+    until: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
@@ -80,6 +83,7 @@ class Plan:
                 "encoder_uri": self.encoder_uri,
                 "teacher_uri": self.teacher_uri,
                 "pretraining": self.pretraining.model_dump(mode="json") if self.pretraining else None,
+                "until": self.until,
             }
         )
 
@@ -101,6 +105,7 @@ class Plan:
             encoder_uri=stored["encoder_uri"],
             teacher_uri=stored["teacher_uri"],
             pretraining=PretrainingSettings(**stored["pretraining"]) if stored["pretraining"] else None,
+            until=tuple(stored["until"]),
         )
 
     def tensor_maker(self) -> TensorMaker:
@@ -298,7 +303,7 @@ def _train_member(
     """A network of the ensemble with the weights of its best epoch."""
     distributed.seed(plan.member(number).settings.seed)
     state = _State.start(plan.member(number), number, rank, encoded)
-    while state.epochs < plan.settings.epochs and not state.out_of_patience():
+    while state.epochs < state.last_epoch and not state.out_of_patience():
         state.run_epoch()
         if rank.first:
             checkpoint.save(state.snapshot(), state.plan.checkpoint_uri)
@@ -363,6 +368,11 @@ class _State:
         """Finished epochs."""
         return len(self.history)
 
+    @property
+    def last_epoch(self) -> int:
+        """How many epochs there are at most."""
+        return self.plan.until[self.number] if self.plan.until else self.plan.settings.epochs
+
     def out_of_patience(self) -> bool:
         """Whether the validation loss has not improved for too long."""
         return self.epochs - self.best_epoch >= self.plan.settings.patience if self.history else False
@@ -401,7 +411,7 @@ class _State:
             "users_per_second": rows / seconds,
         }
         self.history.append(entry)
-        if validation_loss < self.best_loss:
+        if self.plan.until or validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
             self.best = found
         self.progress.epoch(entry)

@@ -146,6 +146,10 @@ class TrainingSettings(_Strict):
     )
     teacher_parts: int = Field(ge=2, le=100, description="parts of the members, each taught by what the others taught")
     teacher_rows: Positive = Field(description="most rows of a split that the teacher is fitted to")
+    refit: bool = Field(
+        description="train anew with the validation date among the training dates once it has chosen the epoch and the "
+        "model is judged; that network is published"
+    )
     seed: int = Field(ge=0, lt=2**31, description="of weights, shards and shuffling")
     start_timeout_seconds: Seconds = Field(description="how long to wait for task slots of all ranks")
     network_interfaces: list[str] | None = Field(None, description="interfaces ranks talk over; unset: found out")
@@ -183,6 +187,11 @@ class TrainingSettings(_Strict):
     def all_dates(self) -> tuple[dt.date, ...]:
         """Training as-of dates and the validation date."""
         return (*self.dates, self.validation_as_of)
+
+    @property
+    def learned_dates(self) -> tuple[dt.date, ...]:
+        """As-of dates of the rows that are learned from."""
+        return self.all_dates if self.refit else self.dates
 
     @property
     def global_batch(self) -> int:
@@ -228,7 +237,7 @@ class PretrainingSettings(_Strict):
         """The settings of the pretraining's loop; raises ValidationError if its batches cannot be shared by shards."""
         changed = self.model_dump(include={"epochs", "batch_size", "learning_rate", "patience"})
         changed |= {"labelled_share": 1.0, "pretrained": None, "encoder_rate": 1.0, "frozen_epochs": 0, "ensemble": 1}
-        changed["teacher_weight"] = 0.0
+        changed |= {"teacher_weight": 0.0, "refit": False}
         changed["warmup_epochs"] = min(training.warmup_epochs, self.epochs)
         return TrainingSettings(**{**training.model_dump(by_alias=True), **changed})
 

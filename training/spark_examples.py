@@ -130,7 +130,7 @@ def examples_key(
     contract: Contract, settings: TrainingSettings, identity: Mapping[str, Any], targets: Sequence[str] = ()
 ) -> str:
     """Twelve hexadecimal digits of everything that the staged examples depend on."""
-    chosen = settings.model_dump(mode="json", include=_IN_KEY) | {"dates": settings.dates}
+    chosen = settings.model_dump(mode="json", include=_IN_KEY) | {"dates": settings.learned_dates}
     further = {"targets": list(targets)} if targets else {}
     return digest({"format": FORMAT, "contract": contract.to_dict(), "settings": chosen, "data": identity, **further})
 
@@ -197,19 +197,21 @@ def examples(
 ) -> DataFrame:
     """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation.
 
-    Of the training dates only the labelled share of the users. Without outcomes: all sequences, their outcomes null.
+    Of the training rows only the labelled share of the users. With `training.refit` those of the validation date are
+    in both splits. Without outcomes: all sequences, their outcomes null.
     """
     dates = list(settings.all_dates)
     known = sequences.where(f.col(AS_OF).isin(dates)).select("user_id", *required_columns(contract))
-    split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
-    known = known.withColumns({"split": split, MEMBER: f.xxhash64("user_id")})
+    known = known.withColumn(MEMBER, f.xxhash64("user_id"))
     if outcomes is None:
-        nothing = {OUTCOME_RANK: f.lit(None).cast("int"), OUTCOME_VALUE: f.lit(None).cast("double")}
+        split = (f.col(AS_OF) == f.lit(settings.validation_as_of)).cast("int")
+        nothing = {"split": split, OUTCOME_RANK: f.lit(None).cast("int"), OUTCOME_VALUE: f.lit(None).cast("double")}
         return known.withColumns({**nothing, WEIGHT: f.lit(1.0)})
-    training = _weighted(outcomes, settings.dates, contract, settings.weights)
-    validation = _weighted(outcomes, [settings.validation_as_of], contract, "equal")
+    training = _weighted(outcomes, settings.learned_dates, contract, settings.weights).withColumn("split", f.lit(0))
+    validation = _weighted(outcomes, [settings.validation_as_of], contract, "equal").withColumn("split", f.lit(1))
     outcome = training.union(validation).select(
         *_KEYS,
+        "split",
         OUTCOME_RANK,
         f.col(OUTCOME_VALUE).cast("double").alias(OUTCOME_VALUE),
         WEIGHT,

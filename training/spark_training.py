@@ -25,6 +25,7 @@ from training import bundle, pretrained, spark_examples, spark_verdict
 from training.bundle import Manifest
 from training.calibration import Calibration
 from training.distributed import QUIET_TENSORFLOW
+from training.feed import ShardSet
 from training.loop import Plan
 from training.progress import ProgressBar
 from training.settings import CalibrationSettings, ModelSettings, TrainingSettings
@@ -84,6 +85,8 @@ def train_model(
     """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
 
     A bundle that was judged by other bounds, or whose judgement was cut short, is judged again and not trained.
+    With `training.refit` that bundle is a candidate: if it is not refused, one with the validation date among its
+    training dates follows, which takes over its verdict and is what is published.
 
     Args:
         spark: whose task slots the ranks take, all at once: no dynamic allocation, no speculation.
@@ -111,32 +114,126 @@ def train_model(
     if start is not None:
         settings = settings.model_copy(update={"pretrained": start.version})
     identity = spark_examples.data_identity(sequences, outcomes, contract, settings, model.targets)
-    key = training_key(contract, model, settings, judging.calibration, identity)
-    version = f"{model.name}-{settings.validation_as_of}-{key}"
-    found = finished(models_uri, version)
-    if found is not None and found.verdict is not None:
+    work = _Work(
+        spark, sequences, outcomes, contract, model, judging, identity, models_uri, staging_uri,
+        {**provenance, "inputs": identity}, progress, pretrained_uri, start,
+    )  # fmt: skip
+    trained = work.found(settings, publish) or work.refitted_or_candidate(settings, publish)
+    if publish and trained.manifest.verdict is not None and trained.manifest.verdict.published:
+        bundle.point_latest(models_uri, trained.version)
+    return trained
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What the trainings of one call share; see `train_model`."""
+
+    spark: SparkSession
+    sequences: DataFrame
+    outcomes: DataFrame
+    contract: Contract
+    model: ModelSettings
+    judging: Judging
+    identity: Mapping[str, Any]
+    models_uri: str
+    staging_uri: str
+    provenance: Mapping[str, Any]
+    progress: bool
+    pretrained_uri: str
+    start: Manifest | None
+
+    def key(self, settings: TrainingSettings) -> str:
+        """See `training_key`."""
+        return training_key(self.contract, self.model, settings, self.judging.calibration, self.identity)
+
+    def version(self, settings: TrainingSettings) -> str:
+        """Name of the bundle."""
+        return f"{self.model.name}-{settings.validation_as_of}-{self.key(settings)}"
+
+    def found(self, settings: TrainingSettings, publish: bool) -> Trained | None:
+        """The bundle if there is nothing left to do for it."""
+        manifest = finished(self.models_uri, self.version(settings))
+        if manifest is None or manifest.verdict is None:
+            return None
+        judged = not publish or manifest.verdict.bounds == self.judging.gate.model_dump()
+        return Trained(manifest.version, False, manifest) if judged else None
+
+    def refitted_or_candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
+        """The bundle that the settings ask for; with `refit` the candidate if that is refused."""
+        alone = settings.model_copy(update={"refit": False})
+        candidate = self.found(alone, publish) or self.candidate(alone, publish)
+        verdict = candidate.manifest.verdict
+        if not settings.refit or (publish and verdict is not None and not verdict.published):
+            return candidate
+        return self.refitted(settings, candidate.manifest, publish)
+
+    def candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
+        """Trained unless it stands already, calibrated and, if it is to be published, judged."""
+        examples = self.examples(settings)
+        manifest = finished(self.models_uri, self.version(settings))
+        created = manifest is None
+        if manifest is None:
+            plan = self.plan(settings, examples)
+            if settings.teacher_weight:
+                plan = taught(plan, examples.training, examples.validation)
+            manifest = trained(
+                self.spark, plan, self.version(settings), self.models_uri, self.provenance, self.progress
+            )
         if not publish:
-            return Trained(version, False, found)
-        if found.verdict.bounds == judging.gate.model_dump():
-            if found.verdict.published:
-                bundle.point_latest(models_uri, version)
-            return Trained(version, False, found)
-    folder = spark_examples.folder_of(staging_uri, contract, settings, identity, model.targets)
-    examples = spark_examples.stage(sequences, outcomes, contract, settings, folder, model.targets)
-    created = found is None
-    if found is None:
-        plan = plan_of(key, contract, model, settings, examples, staging_uri)
-        if start is not None:
-            network = uri.join(pretrained_uri, start.version, bundle.MODEL_FILE)
-            plan = dataclasses.replace(plan, encoding=start.encoding, encoder_uri=network)
-        if settings.teacher_weight:
-            plan = taught(plan)
-        found = trained(spark, plan, version, models_uri, {**provenance, "inputs": identity}, progress)
-    if not publish:
-        calibrated = spark_verdict.calibrate(spark, models_uri, found, examples.validation, judging)
-        return Trained(version, created, calibrated)
-    judged = spark_verdict.judge(spark, models_uri, found, examples.training, examples.validation, judging)
-    return Trained(version, True, judged)
+            done = spark_verdict.calibrate(self.spark, self.models_uri, manifest, examples.validation, self.judging)
+            return Trained(done.version, created, done)
+        splits = examples.training, examples.validation
+        return Trained(
+            manifest.version,
+            True,
+            spark_verdict.judge(self.spark, self.models_uri, manifest, *splits, self.judging),
+        )
+
+    def refitted(self, settings: TrainingSettings, candidate: Manifest, publish: bool) -> Trained:
+        """The network that has learned from the validation date too, for as long as that date found best."""
+        examples = self.examples(settings)
+        manifest = finished(self.models_uri, self.version(settings))
+        created = manifest is None
+        if manifest is None:
+            plan = dataclasses.replace(self.plan(settings, examples), until=best_epochs(candidate))
+            if settings.teacher_weight:
+                alone = self.examples(settings.model_copy(update={"refit": False}))
+                plan = taught(plan, alone.training, alone.validation)
+            manifest = trained(
+                self.spark, plan, self.version(settings), self.models_uri, self.provenance, self.progress, candidate
+            )
+        if not publish or candidate.verdict is None:
+            return Trained(manifest.version, created, manifest)
+        splits = examples.training, examples.validation
+        return Trained(
+            manifest.version,
+            True,
+            spark_verdict.judge_refit(self.spark, self.models_uri, manifest, candidate.verdict, *splits, self.judging),
+        )
+
+    def examples(self, settings: TrainingSettings) -> Examples:
+        """The staged rows."""
+        of = self.contract, settings
+        folder = spark_examples.folder_of(self.staging_uri, *of, self.identity, self.model.targets)
+        return spark_examples.stage(self.sequences, self.outcomes, *of, folder, self.model.targets)
+
+    def plan(self, settings: TrainingSettings, examples: Examples) -> Plan:
+        """The plan, its encoder pretrained if the settings name one."""
+        plan = plan_of(self.key(settings), self.contract, self.model, settings, examples, self.staging_uri)
+        if self.start is None:
+            return plan
+        network = uri.join(self.pretrained_uri, self.start.version, bundle.MODEL_FILE)
+        return dataclasses.replace(plan, encoding=self.start.encoding, encoder_uri=network)
+
+
+def best_epochs(manifest: Manifest) -> tuple[int, ...]:
+    """The epoch of least validation loss, from 1, of each network of a bundle."""
+    best: dict[float, Mapping[str, float]] = {}
+    for entry in manifest.history:
+        found = best.setdefault(entry["member"], entry)
+        if entry["validation_loss"] < found["validation_loss"]:
+            best[entry["member"]] = entry
+    return tuple(int(best[member]["epoch"]) for member in sorted(best))
 
 
 def plan_of(
@@ -158,24 +255,43 @@ def plan_of(
     )
 
 
-def taught(plan: Plan) -> Plan:
-    """The plan with a teacher, which is fitted here and left in the folder of the plan's state."""
+def taught(plan: Plan, training: ShardSet, validation: ShardSet) -> Plan:
+    """The plan with a teacher, which is fitted here to its training rows and left in the folder of its state.
+
+    The other shards say how many trees it needs.
+    """
     from training.teacher import teacher_of  # scikit-learn and LightGBM are slow to import
 
     settings, address = plan.settings, uri.join(plan.folder, "teacher.json")
     teacher = teacher_of(
-        plan.training, plan.validation, plan.contract, settings.teacher_parts, settings.teacher_rows, settings.seed
-    )
+        training, validation, plan.training, plan.contract,
+        settings.teacher_parts, settings.teacher_rows, settings.seed,
+    )  # fmt: skip
     teacher.save(address)
     return dataclasses.replace(plan, teacher_uri=address)
 
 
 def trained(
-    spark: SparkSession, plan: Plan, version: str, models_uri: str, provenance: Mapping[str, Any], progress: bool
+    spark: SparkSession,
+    plan: Plan,
+    version: str,
+    models_uri: str,
+    provenance: Mapping[str, Any],
+    progress: bool,
+    candidate: Manifest | None = None,
 ) -> Manifest:
-    """Run the ranks, write the bundle that is not judged yet, and empty the folder of the plan's state."""
+    """Run the ranks, write the bundle that is not judged yet, and empty the folder of the plan's state.
+
+    The candidate is the bundle that chose how long to train, if it is a refit.
+    """
     result = run_ranks(spark, plan, progress)
     manifest = _manifest(version, plan, result, provenance)
+    if candidate is not None:
+        own = {name: manifest.metrics[name] for name in ("largest_difference", "training_rows")}
+        metrics = {**candidate.metrics, **own}
+        manifest = dataclasses.replace(
+            manifest, candidate=candidate.version, metrics=metrics, history=candidate.history
+        )
     whole = bundle.write_bundle(models_uri, manifest, {bundle.MODEL_FILE: uri.read_bytes(plan.model_uri)})
     uri.delete_folder(plan.folder)
     return whole
@@ -191,6 +307,7 @@ def training_key(
     """Twelve hexadecimal digits of everything that the forecasts depend on: contract, model, settings, rows."""
     targets = {"targets": model.targets} if model.targets else {}
     unused = _NOT_IN_KEY if settings.teacher_weight else _NOT_IN_KEY | _OF_TEACHER
+    unused = unused if settings.refit else unused | {"refit"}
     return spark_examples.digest(
         {
             "format": FORMAT,
@@ -358,7 +475,7 @@ def _manifest(version: str, plan: Plan, result: Mapping[str, Any], provenance: M
         contract=plan.contract,
         encoding=plan.encoding,
         model=plan.model.model_copy(update={"parameters": plan.model.resolved()}),
-        training_dates=plan.settings.dates,
+        training_dates=plan.settings.learned_dates,
         validation_date=plan.settings.validation_as_of,
         metrics={**{name: result[name] for name in numbers}, **rows},
         history=result["history"],

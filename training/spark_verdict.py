@@ -16,6 +16,7 @@ from training.bundle import Manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
 from training.feed import OUTCOME_RANK, ShardSet, first_rows
+from training.gate import Verdict
 from training.settings import CalibrationSettings, GateSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
 from training.tensors import TIER_RANK, Array, column
@@ -80,6 +81,37 @@ def judge(
     return bundle.settle(models_uri, manifest, fitted, profile, verdict)
 
 
+def judge_refit(
+    spark: SparkSession,
+    models_uri: str,
+    manifest: Manifest,
+    candidate: Verdict,
+    training: ShardSet,
+    validation: ShardSet,
+    how: Judging,
+) -> Manifest:
+    """Decide whether a bundle that was trained anew with the validation rows is published; returns the new manifest.
+
+    Its probabilities stay as they are: what the candidate's calibration mends is how the validation date differs from
+    those before it, and this network has learned from that date.
+
+    Args:
+        spark: the session.
+        models_uri: where bundles lie.
+        manifest: of the bundle.
+        candidate: the verdict on the network before, see `judge`.
+        training: shards of all that it has learned from.
+        validation: shards of the validation date.
+        how: settings.
+    """
+    tiers = len(manifest.contract.tiers)
+    none = Calibration.none(tiers)
+    rows = validated(spark, models_uri, manifest, validation, how)
+    profile = Profile.of(sampled(spark, models_uri, manifest, training, none, how), tiers, how.gate.drift.bins)
+    verdict = gate.of_refit(candidate, rows.probabilities, rows.outcome, how.gate)
+    return bundle.settle(models_uri, manifest, none, profile, verdict)
+
+
 def rivals_of(
     spark: SparkSession,
     models_uri: str,
@@ -93,9 +125,11 @@ def rivals_of(
     rivals = {"markov": cross_fitted_markov(rows.current, rows.outcome, rows.half, tiers)}
     try:
         published = bundle.published(models_uri)
+        if published is not None and published.candidate and manifest.validation_date in published.training_dates:
+            published = bundle.read_manifest(models_uri, published.candidate)  # which has not learned from these rows
     except BundleError as error:  # of an earlier release, or damaged: what replaces it must not fail by it
         return rivals, [f"not compared with the published model: {error}"]
-    if published is None or published.version == manifest.version:
+    if published is None or manifest.version in (published.version, published.candidate):
         return rivals, []
     if why := _not_comparable(published, manifest):
         return rivals, [f"not compared with the published {published.version}: {why}"]

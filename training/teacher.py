@@ -41,12 +41,21 @@ class Teacher:
     trees: tuple[str, ...]
 
     @classmethod
-    def fitted(cls, training: pa.Table, validation: pa.Table, contract: Contract, parts: int, seed: int) -> Teacher:
+    def fitted(
+        cls,
+        training: pa.Table,
+        validation: pa.Table,
+        learned: pa.Table,
+        contract: Contract,
+        parts: int,
+        seed: int,
+    ) -> Teacher:
         """Fit as many trees for each part as are best for the validation rows when all training rows are learned from.
 
         Args:
             training: staged rows, see `training.spark_examples.example_schema`.
             validation: likewise.
+            learned: the rows that the trees are fitted to, once it is known how many trees: the training rows, or more.
             contract: that they follow.
             parts: how many.
             seed: of what the trees draw.
@@ -54,16 +63,16 @@ class Teacher:
         Raises:
             TrainingDataError: all members are in one part, so that nobody could teach them.
         """
-        known, later = (_rows(table, contract) for table in (training, validation))
-        tiers, part = len(contract.tiers), _parts(training, parts)
+        tiers, part = len(contract.tiers), _parts(learned, parts)
         if len(np.unique(part)) < 2:
             raise TrainingDataError(
                 f"{len(part)} training rows are of too few members for a teacher: set training.teacher_weight to 0"
             )
+        known, later, taught = (_rows(table, contract) for table in (training, validation, learned))
         rounds = boosted(known, tiers, seed, FIRST_SHAPE, later).best_iteration
 
         def of_others(number: int) -> str:
-            return str(boosted(known.at(part != number), tiers, seed, FIRST_SHAPE, rounds=rounds).model_to_string())
+            return str(boosted(taught.at(part != number), tiers, seed, FIRST_SHAPE, rounds=rounds).model_to_string())
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return cls(contract, tuple(pool.map(of_others, range(parts))))
@@ -97,10 +106,17 @@ class Teacher:
 
 
 def teacher_of(
-    training: ShardSet, validation: ShardSet, contract: Contract, parts: int, most_rows: int, seed: int
+    training: ShardSet,
+    validation: ShardSet,
+    learned: ShardSet,
+    contract: Contract,
+    parts: int,
+    most_rows: int,
+    seed: int,
 ) -> Teacher:
-    """Fitted to staged shards, to up to `most_rows` rows of each split, equally many of each shard."""
-    return Teacher.fitted(_sample(training, most_rows), _sample(validation, most_rows), contract, parts, seed)
+    """See `Teacher.fitted`: of each of the splits up to `most_rows` rows, equally many of each shard."""
+    known, later, taught = (_sample(split, most_rows) for split in (training, validation, learned))
+    return Teacher.fitted(known, later, taught, contract, parts, seed)
 
 
 def _sample(shards: ShardSet, most_rows: int) -> pa.Table:

@@ -52,7 +52,9 @@ def published(models: str, manifest: Manifest, contents: bytes) -> Manifest:
     """A bundle that has passed the gate."""
     verdict = Verdict((), {"model": 0.5}, (), {})
     whole = write_bundle(models, manifest, {MODEL_FILE: contents})
-    return settle(models, whole, manifest.calibration, PROFILE, verdict)
+    judged = settle(models, whole, manifest.calibration, PROFILE, verdict)
+    bundle.point_latest(models, judged.version)
+    return judged
 
 
 @pytest.fixture

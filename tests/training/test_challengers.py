@@ -74,8 +74,20 @@ def test_the_simplest_that_is_about_as_good_is_taken() -> None:
         return lambda inputs: p
 
     bad, near, best = (foretelling(share) for share in (0.5, 0.79, 0.8))
-    assert challengers._simplest([bad, near, best], VALIDATION) is near
-    assert challengers._simplest([best, near, bad], VALIDATION) is best
+    assert challengers._simplest([bad, near, best], VALIDATION) == 1
+    assert challengers._simplest([best, near, bad], VALIDATION) == 0
+
+
+def test_once_the_sizes_are_chosen_more_rows_may_be_learned_from() -> None:
+    """Learning from the training rows at last is what is done without; learning from others is not."""
+    same, other = (dataclasses.replace(TASK, trials=2, learned=rows) for rows in (TRAINING, VALIDATION))
+    plain = dataclasses.replace(TASK, trials=2)
+    for name in LEARNERS:
+        alone, again, moved = (
+            challengers.REGISTRY[name](TRAINING, VALIDATION, task)(EVALUATED.inputs) for task in (plain, same, other)
+        )
+        np.testing.assert_allclose(again, alone, atol=1e-9, err_msg=name)
+        assert np.abs(moved - alone).max() > 0.01
 
 
 def test_no_user_is_in_both_halves_of_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from tests.training.test_calibration import made
 from tests.training.training_examples import DRIFT
 from training.baselines import fit_baselines, transition_counts
 from training.drift import Shift
-from training.gate import Verdict, error_by_chance, judge
+from training.gate import Verdict, error_by_chance, judge, of_refit
 from training.settings import GateSettings
 
 TIERS = ("base", "silver", "gold")
@@ -59,6 +59,18 @@ def test_a_model_worse_than_the_published_one_is_refused() -> None:
     (reason,) = verdict(worse, published=TRUTH, calibration_error=1).reasons
     assert "of published" in reason
     assert verdict(TRUTH, published=TRUTH).published
+
+
+def test_a_refit_takes_over_the_verdict_unless_its_training_went_wrong() -> None:
+    before = verdict(0.9 * TRUTH + 0.1 / 3, calibration_error=1)
+    fine = of_refit(before, TRUTH, OUTCOME, GATE)
+    assert fine.published
+    assert fine.figures["refit"] < fine.figures["model"] == before.figures["model"]
+    assert (fine.calibration, fine.notes, fine.bounds) == (before.calibration, before.notes, before.bounds)
+    (reason,) = of_refit(before, np.full_like(TRUTH, 1 / 3), OUTCOME, GATE).reasons
+    assert reason.startswith("trained anew with these members, its logloss of 1.0986 is not below the 0.")
+    refused = verdict(np.full_like(TRUTH, 1 / 3))
+    assert of_refit(refused, TRUTH, OUTCOME, GATE).reasons == refused.reasons != ()
 
 
 def test_a_tier_that_is_never_forecast_refuses() -> None:

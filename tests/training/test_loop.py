@@ -162,6 +162,23 @@ def test_training_stops_when_patience_ends_and_keeps_the_best_weights(tmp_path: 
     assert result["best_epoch"] == len(losses) - 2 == int(np.argmin(losses)) + 1
 
 
+def test_a_training_whose_epochs_are_known_keeps_the_weights_of_the_last(tmp_path: Path) -> None:
+    """Though one before is better; the schedule is that of the whole training."""
+    chosen = {"learning_rate": 0.3, "warmup_epochs": 0, "epochs": 8, "patience": 8, "ensemble": 2}
+    free = train(plan(tmp_path / "free", **chosen))["history"][:8]
+    losses = [entry["validation_loss"] for entry in free]
+    worse = next(k for k in range(2, 8) if losses[k - 1] > min(losses[:k]))
+    made = dataclasses.replace(plan(tmp_path / "known", **chosen), until=(worse, 2))
+    assert Plan.from_json(made.to_json()) == made
+    known = train(made)
+    epochs = [(entry["member"], entry["epoch"]) for entry in known["history"]]
+    assert epochs == [*((1, k) for k in range(1, worse + 1)), (2, 1), (2, 2)]
+    assert known["best_epoch"] == worse
+    for mine, theirs in zip(known["history"][:worse], free, strict=False):
+        assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-5)
+        assert mine["learning_rate"] == theirs["learning_rate"]
+
+
 def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> None:
     import keras
 
@@ -200,7 +217,8 @@ def test_rows_count_by_their_weight(tmp_path: Path) -> None:
 
 
 def taught_plan(folder: Path, weight: float, **changes: Any) -> Plan:
-    return taught(plan(folder, rows=600, teacher_weight=weight, **changes))
+    made = plan(folder, rows=600, teacher_weight=weight, **changes)
+    return taught(made, made.training, made.validation)
 
 
 def test_a_teacher_has_its_share_of_the_loss_of_the_tier(tmp_path: Path) -> None:

@@ -178,6 +178,24 @@ def test_the_labelled_share_is_of_users_and_leaves_validation_whole(tables: tupl
     assert set(users(0.6, seed=6)[0]) != set(more[0])
 
 
+def test_with_refit_the_rows_of_the_validation_date_are_in_both_splits(
+    tables: tuple[DataFrame, DataFrame], tmp_path: Path
+) -> None:
+    once, again = settings(weights="by_user"), settings(weights="by_user", refit=True)
+    alone, both = (stage(*tables, CONTRACT, s, str(tmp_path / str(s.refit))) for s in (once, again))
+    assert sum(both.training.rows) == sum(alone.training.rows) + sum(alone.validation.rows) == 120
+    staged = {s.refit: _staged(tmp_path / str(s.refit)) for s in (once, again)}
+    for name in (n for n in staged[True] if n.startswith("validation")):
+        assert repr(staged[True][name]) == repr(staged[False][name])
+    rows = [row for name, part in staged[True].items() if name.startswith("training") for row in part]
+    weights: dict[int, list[float]] = {}
+    for row in rows:
+        weights.setdefault(row["member"], []).append(row["weight"])
+    assert [(len(of), round(sum(of), 9)) for of in weights.values()] == [(3, 1.0)] * 40
+    keys = {spark_examples.examples_key(CONTRACT, s, {}) for s in (once, again)}
+    assert len(keys) == 2
+
+
 def test_without_outcomes_every_sequence_is_staged_and_members_are_told(
     tables: tuple[DataFrame, DataFrame], tmp_path: Path
 ) -> None:

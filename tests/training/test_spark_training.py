@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -17,8 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.errors import BundleError, RankFailedError
-from tests.training.training_examples import CONTRACT, JUDGING, SMALL, example_tables, plan, settings
-from training import checkpoint
+from tests.training.training_examples import CONTRACT, DATES, JUDGING, SMALL, example_tables, plan, settings
+from training import checkpoint, spark_training, spark_verdict
 from training.bundle import LATEST, read_manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, feature_names
@@ -165,6 +166,69 @@ def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(spark: SparkSe
     assert [n for n in replacing.verdict.notes if "not compared with the published model" in n and "has format 3" in n]
     assert read_manifest(models, LATEST) == replacing
     assert other.calibration == Calibration.none(3)
+
+
+def test_a_refit_learns_from_the_validation_date_once_it_has_judged_the_model(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
+    models, staging = str(tmp_path / "models"), str(tmp_path / "staging")
+    chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
+
+    def run(judging: Judging = JUDGING, publish: bool = True, **changes: Any) -> Trained:
+        asked = settings(**{"epochs": 3, "refit": True, "teacher_weight": 0.5, **changes})
+        return train_model(
+            spark, sequences, outcomes, CONTRACT, chosen, asked, judging, models, staging, {}, False, publish=publish
+        )
+
+    strict = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"better_than_markov": 5.0}))
+    refused = run(strict).manifest
+    assert refused.candidate is None  # a model that is refused is not trained anew
+    assert refused.verdict is not None
+    assert not refused.verdict.published
+    assert not run(strict).created
+
+    ranks = spark_training.run_ranks
+    with monkeypatch.context() as killed:
+        killed.setattr(spark_training, "run_ranks", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            run()
+    with pytest.raises(BundleError, match="no model is published"):
+        read_manifest(models, LATEST)
+    plans = list[Plan]()
+    monkeypatch.setattr(spark_training, "run_ranks", lambda s, p, x: plans.append(p) or ranks(s, p, x))
+    done = run()
+    (made,) = plans
+    manifest, candidate = done.manifest, read_manifest(models, refused.version)
+    assert manifest == read_manifest(models, LATEST)
+    assert manifest.candidate == candidate.version
+    assert (manifest.training_dates, candidate.training_dates) == (DATES, DATES[:2])
+    assert made.until == (int(candidate.metrics["best_epoch"]),)
+    assert done.counts == {"training_rows": 120, "validation_rows": 40}
+    assert manifest.history == candidate.history
+    assert manifest.metrics["validation_loss"] == candidate.metrics["validation_loss"]
+    assert manifest.calibration == Calibration.none(3) != candidate.calibration
+    assert manifest.verdict is not None
+    assert candidate.verdict is not None
+    assert manifest.verdict.calibration == candidate.verdict.calibration
+    assert manifest.profile is not None
+    assert {sum(rows) for rows in manifest.profile.training.rows.values()} == {120}
+    assert not list((tmp_path / "staging" / "trainings").iterdir())
+    assert not run().created
+    assert run(publish=False).version == done.version
+    assert len(plans) == 1
+
+    asked = list[str]()
+    forecast = spark_verdict.validated
+    monkeypatch.setattr(
+        spark_verdict, "validated", lambda s, m, of, *rest: asked.append(of.version) or forecast(s, m, of, *rest)
+    )
+    other = run(seed=6).manifest
+    assert other.verdict is not None
+    assert set(other.verdict.figures) == {"model", "markov", "published", "refit"}
+    # The published one has learned from the rows that they are compared on.
+    assert asked == [other.candidate, candidate.version, other.version]
+    assert read_manifest(models, LATEST) == other
 
 
 def test_bad_input_a_failing_rank_ends_the_job_with_its_own_error(spark: SparkSession, tmp_path: Path) -> None:

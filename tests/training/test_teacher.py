@@ -22,7 +22,7 @@ OUTCOME, PART = TRAINING["outcome_tier_rank"].to_numpy(), TRAINING["member"].to_
 
 
 def fitted(training: pa.Table) -> Teacher:
-    return Teacher.fitted(training, VALIDATION, CONTRACT, PARTS, seed=1)
+    return Teacher.fitted(training, VALIDATION, training, CONTRACT, PARTS, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,22 @@ def test_it_is_the_same_when_fitted_or_loaded_again(teacher: Teacher, tmp_path: 
 def test_it_is_fitted_to_as_many_staged_rows_as_are_allowed(tmp_path: Path) -> None:
     made = plan(tmp_path, rows=600)
     few, all_rows = (
-        teacher_of(made.training, made.validation, CONTRACT, PARTS, most, seed=1) for most in (100, 10_000)
+        teacher_of(made.training, made.validation, made.training, CONTRACT, PARTS, most, seed=1)
+        for most in (100, 10_000)
     )
     assert few != all_rows
     assert "leaf_count" in all_rows.trees[0]
+
+
+def test_how_many_trees_is_told_by_other_rows_than_they_are_fitted_to(teacher: Teacher) -> None:
+    more = pa.concat_tables([TRAINING, VALIDATION])
+    other = Teacher.fitted(TRAINING, VALIDATION, more, CONTRACT, PARTS, seed=1)
+
+    def trees(of: Teacher) -> list[int]:
+        return [lightgbm.Booster(model_str=text).num_trees() for text in of.trees]
+
+    assert trees(other) == trees(teacher)
+    assert other != teacher
 
 
 def test_bad_input_members_of_one_part_have_no_teacher() -> None:

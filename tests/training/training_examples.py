@@ -73,6 +73,7 @@ SETTINGS: dict[str, Any] = {
     "teacher_weight": 0.0,
     "teacher_parts": 3,
     "teacher_rows": 1000,
+    "refit": False,
     "seed": 5,
     "start_timeout_seconds": 60,
     "network_interfaces": ["lo"],
