@@ -26,7 +26,7 @@ from jobs.scoring import inputs_of_members, members, score
 from jobs.settings import load
 from jobs.train_model import judging
 from training import gate, spark_examples, spark_verdict
-from training.bundle import Manifest
+from training.bundle import Manifest, read_manifest
 from training.calibration import Calibration
 from training.distributed import quiet_tensorflow
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE
@@ -112,6 +112,8 @@ def overconfident(bench: Bench, good: Manifest) -> Verdict:
     identity = spark_examples.data_identity(bench.sequences, bench.outcomes, s.contract, s.training)
     folder = spark_examples.folder_of(s.storage.staging, s.contract, s.training, identity)
     examples = spark_examples.stage(bench.sequences, bench.outcomes, s.contract, s.training, folder)
+    if good.candidate is not None:  # the refit has learned from these members
+        good = read_manifest(s.storage.models, good.candidate)
     rows = spark_verdict.validated(bench.job.spark, s.storage.models, good, examples.validation, how)
     rivals, notes = spark_verdict.rivals_of(bench.job.spark, s.storage.models, good, examples.validation, rows, how)
     sharp = Calibration(

@@ -77,7 +77,8 @@ def _runs(seeds: int) -> Iterator[tuple[int, float, str]]:
 
 def _overrides(root: str, seed: int, share: float, way: str) -> list[str]:
     limits = [f"training.labelled_share={share}", f"training.epochs={SHARES[share]}", f"training.patience={PATIENCE}"]
-    return [f"storage.root={root}", f"training.seed={seed}", *limits, *WAYS[way]]
+    alone = ["training.teacher_weight=0.0", "training.refit=false"]
+    return [f"storage.root={root}", f"training.seed={seed}", *alone, *limits, *WAYS[way]]
 
 
 def measure(overrides: Sequence[str], way: str) -> dict[str, float]:
@@ -140,7 +141,8 @@ def _what_was_done(settings: Settings) -> list[str]:
         f"Trained as of {dates}; the epoch chosen by the loss",
         f"as of {settings.training.validation_as_of}, evaluated as of {settings.evaluation.as_of}, each of all.",
         "Labelled users are drawn by a hash of user and seed, the same for every way. The default network `hybrid`,",
-        f"default settings but for the most epochs ({epochs}) and a patience of {PATIENCE}.",
+        f"default settings but for the most epochs ({epochs}) and a patience of {PATIENCE}, without a teacher or a",
+        "refit: what true outcomes of few members are worth is what is asked.",
         "",
         "The encoder (embedding and GRU) is pretrained once per seed on the sequences of all members at the training",
         f"dates, without outcomes: contrastive slices (weight {pretraining.contrastive_weight:g}) and the next event "

@@ -249,7 +249,8 @@ def staged(settings: Settings, folds: Sequence[Fold]) -> list[Plan]:
     )
     plans = []
     for fold in folds:
-        changes = {"as_of": list(fold.training), "validation_as_of": fold.validation, "ranks": 1, "ensemble": 1}
+        changes: dict[str, Any] = {"as_of": list(fold.training), "validation_as_of": fold.validation}
+        changes |= {"ranks": 1, "ensemble": 1, "teacher_weight": 0.0, "refit": False}
         training = TrainingSettings(**{**settings.training.model_dump(by_alias=True), **changes})
         identity = spark_examples.data_identity(sequences, outcomes, settings.contract, training)
         key = spark_examples.examples_key(settings.contract, training, identity)

@@ -253,6 +253,7 @@ def render(inputs: ReportInputs) -> str:
         "as_of": _day(inputs.as_of),
         "judged_as_of": _day(inputs.judged_as_of) if inputs.judged_as_of else "",
         "gate_rows": _gate_rows(inputs.gate) if inputs.gate else [],
+        "refit": gate.REFIT,
         "ends": _day(inputs.ends),
         "tiles": _tiles(inputs),
         "colours": colours,
@@ -424,7 +425,7 @@ def _metric_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _gate_rows(verdict: gate.Verdict) -> list[tuple[str, str]]:
     """What the gate compared, in words, and the figures."""
-    titles = {"model": "This model", "published": "The model published before"}
+    titles = {"model": "This model", "published": "The model published before", gate.REFIT: "Trained anew with them"}
     return [(titles.get(name) or _title(name), f"{loss:.3f}") for name, loss in verdict.figures.items()]
 
 
