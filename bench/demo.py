@@ -29,6 +29,7 @@ def job_of(settings: Settings) -> Job:
 
 
 def copy_tables(demo: str, root: str, names: Sequence[str] | None = None) -> None:
-    """Copy the demo's tables, or some of them, under another root; those that stand there are written over."""
+    """Copy the demo's tables, or some of them, under another root, in place of those that stand there."""
     for name in os.listdir(f"{demo}/tables") if names is None else names:
-        shutil.copytree(f"{demo}/tables/{name}", f"{root}/tables/{name}", dirs_exist_ok=True)
+        shutil.rmtree(f"{root}/tables/{name}", ignore_errors=True)  # logs of two tables would make none
+        shutil.copytree(f"{demo}/tables/{name}", f"{root}/tables/{name}")

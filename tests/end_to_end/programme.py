@@ -54,6 +54,7 @@ def source(folder: Path) -> list[str]:
         "training.validation_as_of=2024-03-15",
         "evaluation.as_of=2024-04-15",
         "training.epochs=2",
+        "training.refit=true",
         "training.warmup_epochs=0",
         "training.batch_size=64",
         "training.vocabulary_size=20",

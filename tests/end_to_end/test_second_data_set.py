@@ -61,7 +61,8 @@ def test_folds_are_evaluated_with_all_rivals_and_nothing_is_published(spark: Spa
         (dt.date(2024, 3, 8), "written"),
     ]
     manifest = read_manifest(done.storage.models, trained[1]["model_version"])
-    assert manifest.training_dates == (dt.date(2024, 2, 23),)
+    assert manifest.training_dates == (dt.date(2024, 2, 23), dt.date(2024, 3, 8))
+    assert manifest.candidate is not None
     assert manifest.verdict is None
     evaluations = table(done, "evaluations").to_pylist()
     of_fold = {e["model"]: e for e in evaluations if e["model_version"] == manifest.version}

@@ -302,6 +302,11 @@ def test_what_the_gate_said_stands_in_the_page() -> None:
     assert "The model published before</th><td>0.600" in page
     published = report.render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=())))
     assert "Why this model was published" in published
+    assert "trained anew" not in published
+    refit = dataclasses.replace(VERDICT, figures={**VERDICT.figures, gate.REFIT: 0.5})
+    again = report.render(inputs_of(case, gate=refit))
+    assert "Then the network was trained anew, as long, with these members among its rows" in again
+    assert "Trained anew with them</th><td>0.500" in again
     assert "was refused" not in report.render(inputs_of(case, gate=None))
 
 
