@@ -414,7 +414,8 @@ class _State:
         if self.plan.until or validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
             self.best = found
-        self.progress.epoch(entry)
+        if not self.plan.until:  # then these rows may have been learned from
+            self.progress.epoch(entry)
 
     def snapshot(self) -> checkpoint.Checkpoint:
         """The state as it is stored."""

@@ -170,46 +170,41 @@ class _Work:
     def candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
         """Trained unless it stands already, calibrated and, if it is to be published, judged."""
         examples = self.examples(settings)
-        manifest = finished(self.models_uri, self.version(settings))
-        created = manifest is None
-        if manifest is None:
-            plan = self.plan(settings, examples)
-            if settings.teacher_weight:
-                plan = taught(plan, examples.training, examples.validation)
-            manifest = trained(
-                self.spark, plan, self.version(settings), self.models_uri, self.provenance, self.progress
-            )
-        if not publish:
-            done = spark_verdict.calibrate(self.spark, self.models_uri, manifest, examples.validation, self.judging)
-            return Trained(done.version, created, done)
-        splits = examples.training, examples.validation
-        return Trained(
-            manifest.version,
-            True,
-            spark_verdict.judge(self.spark, self.models_uri, manifest, *splits, self.judging),
-        )
+        manifest, created = self.bundle(settings, examples)
+        if publish:
+            splits = examples.training, examples.validation
+            judged = spark_verdict.judge(self.spark, self.models_uri, manifest, *splits, self.judging)
+            return Trained(judged.version, True, judged)
+        calibrated = spark_verdict.calibrate(self.spark, self.models_uri, manifest, examples.validation, self.judging)
+        return Trained(calibrated.version, created, calibrated)
 
     def refitted(self, settings: TrainingSettings, candidate: Manifest, publish: bool) -> Trained:
         """The network that has learned from the validation date too, for as long as that date found best."""
         examples = self.examples(settings)
-        manifest = finished(self.models_uri, self.version(settings))
-        created = manifest is None
-        if manifest is None:
-            plan = dataclasses.replace(self.plan(settings, examples), until=best_epochs(candidate))
-            if settings.teacher_weight:
-                alone = self.examples(settings.model_copy(update={"refit": False}))
-                plan = taught(plan, alone.training, alone.validation)
-            manifest = trained(
-                self.spark, plan, self.version(settings), self.models_uri, self.provenance, self.progress, candidate
-            )
+        manifest, created = self.bundle(settings, examples, candidate)
         if not publish or candidate.verdict is None:
             return Trained(manifest.version, created, manifest)
         splits = examples.training, examples.validation
-        return Trained(
-            manifest.version,
-            True,
-            spark_verdict.judge_refit(self.spark, self.models_uri, manifest, candidate.verdict, *splits, self.judging),
+        judged = spark_verdict.judge_refit(
+            self.spark, self.models_uri, manifest, candidate.verdict, *splits, self.judging
         )
+        return Trained(judged.version, True, judged)
+
+    def bundle(
+        self, settings: TrainingSettings, examples: Examples, candidate: Manifest | None = None
+    ) -> tuple[Manifest, bool]:
+        """The whole bundle, and whether it was trained just now; for a refit the candidate says for how long."""
+        version = self.version(settings)
+        manifest = finished(self.models_uri, version)
+        if manifest is not None:
+            return manifest, False
+        plan = self.plan(settings, examples)
+        if candidate is not None:
+            plan = dataclasses.replace(plan, until=best_epochs(candidate))
+        if settings.teacher_weight:
+            first = self.examples(settings.model_copy(update={"refit": False}))
+            plan = taught(plan, first.training, first.validation)
+        return trained(self.spark, plan, version, self.models_uri, self.provenance, self.progress, candidate), True
 
     def examples(self, settings: TrainingSettings) -> Examples:
         """The staged rows."""
