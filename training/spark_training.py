@@ -66,6 +66,11 @@ class Trained:
         """Rows of the two splits."""
         return {name: int(self.manifest.metrics[name]) for name in ("training_rows", "validation_rows")}
 
+    @property
+    def refused(self) -> bool:
+        """Whether it was judged, and must not be published."""
+        return self.manifest.verdict is not None and not self.manifest.verdict.published
+
 
 def train_model(
     spark: SparkSession,
@@ -86,7 +91,7 @@ def train_model(
 
     A bundle that was judged by other bounds, or whose judgement was cut short, is judged again and not trained.
     With `training.refit` that bundle is a candidate: if it is not refused, one with the validation date among its
-    training dates follows, which takes over its verdict and is what is published.
+    training dates follows, which takes over its verdict and is published, unless its training went wrong.
 
     Args:
         spark: whose task slots the ranks take, all at once: no dynamic allocation, no speculation.
@@ -118,8 +123,8 @@ def train_model(
         spark, sequences, outcomes, contract, model, judging, identity, models_uri, staging_uri,
         {**provenance, "inputs": identity}, progress, pretrained_uri, start,
     )  # fmt: skip
-    trained = work.found(settings, publish) or work.refitted_or_candidate(settings, publish)
-    if publish and trained.manifest.verdict is not None and trained.manifest.verdict.published:
+    trained = work.done(settings, publish)
+    if publish and not trained.refused:
         bundle.point_latest(models_uri, trained.version)
     return trained
 
@@ -150,6 +155,18 @@ class _Work:
         """Name of the bundle."""
         return f"{self.model.name}-{settings.validation_as_of}-{self.key(settings)}"
 
+    def done(self, settings: TrainingSettings, publish: bool) -> Trained:
+        """The bundle that the settings ask for; with `refit` the candidate where only that passes the gate."""
+        found = self.found(settings, publish)
+        if found is not None and not found.refused:
+            return found
+        alone = settings.model_copy(update={"refit": False})
+        candidate = self.found(alone, publish) or self.candidate(alone, publish)
+        if not settings.refit or (publish and candidate.refused):
+            return candidate
+        refit = found or self.refitted(settings, candidate.manifest, publish)
+        return self.without(candidate, refit.manifest) if refit.refused else refit
+
     def found(self, settings: TrainingSettings, publish: bool) -> Trained | None:
         """The bundle if there is nothing left to do for it."""
         manifest = finished(self.models_uri, self.version(settings))
@@ -158,14 +175,17 @@ class _Work:
         judged = not publish or manifest.verdict.bounds == self.judging.gate.model_dump()
         return Trained(manifest.version, False, manifest) if judged else None
 
-    def refitted_or_candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
-        """The bundle that the settings ask for; with `refit` the candidate if that is refused."""
-        alone = settings.model_copy(update={"refit": False})
-        candidate = self.found(alone, publish) or self.candidate(alone, publish)
-        verdict = candidate.manifest.verdict
-        if not settings.refit or (publish and verdict is not None and not verdict.published):
+    def without(self, candidate: Trained, refit: Manifest) -> Trained:
+        """The candidate, published in place of its refit; its verdict says why."""
+        manifest, verdict = candidate.manifest, candidate.manifest.verdict
+        assert verdict is not None  # there is no refit without one
+        assert refit.verdict is not None
+        note = f"its refit {refit.version} was refused: {'; '.join(refit.verdict.reasons)}"
+        if note in verdict.notes:
             return candidate
-        return self.refitted(settings, candidate.manifest, publish)
+        noted = dataclasses.replace(verdict, notes=(*verdict.notes, note))
+        settled = bundle.settle(self.models_uri, manifest, manifest.calibration, manifest.profile, noted)
+        return Trained(settled.version, True, settled)
 
     def candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
         """Trained unless it stands already, calibrated and, if it is to be published, judged."""

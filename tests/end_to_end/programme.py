@@ -62,6 +62,7 @@ def source(folder: Path) -> list[str]:
         "evaluation.bootstrap_draws=50",
         "evaluation.folds={count: 2, every: 1w}",
         "gate.better_than_markov=-9",  # a network of two epochs earns no place
+        "gate.worse_than_published=9",
         "gate.calibration_error=1",
         "gate.least_members=1000",
         "gate.drift={expected: [], refusal: {psi: 99, distance: 99}}",  # members begin in January: all windows fill up

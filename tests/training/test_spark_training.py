@@ -197,6 +197,18 @@ def test_a_refit_learns_from_the_validation_date_once_it_has_judged_the_model(
         read_manifest(models, LATEST)
     plans = list[Plan]()
     monkeypatch.setattr(spark_training, "run_ranks", lambda s, p, x: plans.append(p) or ranks(s, p, x))
+
+    # A refit that does not even know what it has learned from is no reason to publish nothing.
+    harsh = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"worse_than_published": -9.0}))
+    instead = run(harsh).manifest
+    assert instead == read_manifest(models, LATEST)
+    assert (instead.version, instead.candidate) == (refused.version, None)
+    assert instead.verdict is not None
+    (note,) = (n for n in instead.verdict.notes if n.startswith("its refit hybrid-2025-03-01-"))
+    assert "was refused: trained anew with these members, its logloss of" in note
+    again = run(harsh)
+    assert (again.created, again.manifest) == (False, instead)
+
     done = run()
     (made,) = plans
     manifest, candidate = done.manifest, read_manifest(models, refused.version)
