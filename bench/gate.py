@@ -102,7 +102,7 @@ def one_of(bench: Bench, share: int) -> DataFrame:
     """The sequences, of training dates only those of one user of so many."""
     learned = f.col(AS_OF).isin(list(bench.job.settings.training.dates))
     chosen = f.pmod(f.xxhash64("user_id", f.lit("share")), f.lit(share)) == 0
-    some = bench.sequences.where(learned & chosen).withColumn("inputs_id", f.lit(f"one of {share}"))
+    some = bench.sequences.where(learned & chosen).withColumn("inputs_id", f.lit(f"one user of {share}"))
     return some.unionByName(bench.sequences.where(~learned))
 
 
