@@ -243,12 +243,9 @@ class _Work:
 
 def best_epochs(manifest: Manifest) -> tuple[int, ...]:
     """The epoch of least validation loss, from 1, of each network of a bundle."""
-    best: dict[float, Mapping[str, float]] = {}
-    for entry in manifest.history:
-        found = best.setdefault(entry["member"], entry)
-        if entry["validation_loss"] < found["validation_loss"]:
-            best[entry["member"]] = entry
-    return tuple(int(best[member]["epoch"]) for member in sorted(best))
+    members = sorted({entry["member"] for entry in manifest.history})
+    of_members = ([entry for entry in manifest.history if entry["member"] == member] for member in members)
+    return tuple(int(min(epochs, key=lambda entry: entry["validation_loss"])["epoch"]) for epochs in of_members)
 
 
 def plan_of(
