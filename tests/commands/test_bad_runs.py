@@ -17,6 +17,7 @@ from jobs import build_outcomes, embed_users, evaluate_model, score_users, train
 from jobs.settings import Settings
 from tests.end_to_end import programme
 from tests.invariants.events import AS_OF, Store, event, some_events
+from training import bundle
 
 
 @pytest.fixture(autouse=True)
@@ -103,15 +104,17 @@ def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 
 def bundle_copy(trained: Settings, folder: Path) -> tuple[Settings, Path]:
-    """The trained settings with a storage root of their own, and the folder of its only bundle."""
+    """The trained settings with a storage root of their own, and the folder of the bundle that it publishes."""
     shutil.copytree(trained.storage.base, folder / "store")
     moved = trained.model_copy(update={"storage": type(trained.storage)(root=str(folder / "store"))})
-    return moved, next(p for p in Path(moved.storage.models).iterdir() if p.is_dir())
+    published = bundle.published(moved.storage.models)
+    assert published is not None
+    return moved, Path(moved.storage.models) / published.version
 
 
 def test_bad_input_a_truncated_bundle_file(spark: SparkSession, trained: Settings, tmp_path: Path) -> None:
-    moved, bundle = bundle_copy(trained, tmp_path)
-    network = bundle / "model.keras"
+    moved, folder = bundle_copy(trained, tmp_path)
+    network = folder / "model.keras"
     network.write_bytes(network.read_bytes()[:1000])
     with pytest.raises(BundleError, match=r"model\.keras"):
         score_users.run(programme.job(spark, moved, programme.SCORED))
@@ -120,10 +123,10 @@ def test_bad_input_a_truncated_bundle_file(spark: SparkSession, trained: Setting
 def test_invariant_5_a_bundle_refuses_sequences_of_another_contract(
     spark: SparkSession, trained: Settings, tmp_path: Path
 ) -> None:
-    moved, bundle = bundle_copy(trained, tmp_path)
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    moved, folder = bundle_copy(trained, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
     manifest["contract"]["length"] += 1
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"length: 49 against 48|length: 48 against 49"):
         score_users.run(programme.job(spark, moved, programme.SCORED))
 
