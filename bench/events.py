@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from features import delta, tables, uri
-from features.table_files import AddedFile, now_millis
+from features.table_files import AddedFile, now_millis, write_file
 
 TYPES = ("purchase", "visit", "coupon", "campaign")
 SHOPS = tuple(f"shop {n:02d}" for n in range(40))
@@ -30,7 +29,6 @@ ATTRIBUTES = {"items": "numeric", "shop": "categorical", "channel": "categorical
 EVENTS = tables.events(ATTRIBUTES)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 LATE_DAYS = 2
-_ROW_GROUP_ROWS = 4096  # what half a megabyte of Spark's row groups holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,32 +156,11 @@ def write(spark: SparkSession, programme: Programme, root: str, first: int = 0, 
     for number in range(max(0, first - LATE_DAYS), last):
         for part, rows in enumerate(day(programme, number, ids, share)):
             if first <= number + part * LATE_DAYS < last:
-                added.append(_write(rows, place, programme.dates[number], part))
+                added.append(write_file(rows, place, "event_date", programme.dates[number]))
     table = DeltaTable(place)
     actions = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in added]
     table.create_write_transaction(list(actions), "append", table.schema(), ["event_date"])
     return place
-
-
-def _write(rows: pa.Table, place: str, date: dt.date, part: int) -> AddedFile:
-    path = f"event_date={date}/part-{part}-{date}.parquet"
-    with uri.created(uri.join(place, path)) as sink:
-        pq.write_table(
-            rows,
-            sink,
-            row_group_size=_ROW_GROUP_ROWS,
-            compression="zstd",
-            use_dictionary=["user_id", "event_type", "shop", "channel"],
-            write_statistics=["user_id"],
-            store_schema=False,
-            store_decimal_as_integer=True,
-        )
-        size = sink.tell()
-    low, high = rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
-    statistics = (
-        f'{{"numRecords": {rows.num_rows}, "minValues": {{"user_id": "{low}"}}, "maxValues": {{"user_id": "{high}"}}}}'
-    )
-    return AddedFile(place, path, size, rows.num_rows, {"event_date": str(date)}, statistics)
 
 
 def arrow_schema() -> pa.Schema:

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -150,16 +151,11 @@ def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date],
     outcomes = outcomes_of(sequences)
     examples = spark_examples.stage(sequences, outcomes, contract, chosen, f"{folder}/feed-examples")
     plan = Plan("feed", contract, examples.encoding, MODEL, chosen, examples.training, examples.validation, "", "", "")
-    context = multiprocessing.get_context("spawn")
-    answers: Any = context.Queue()
-    process = context.Process(target=_measure_feed, args=(plan, answers), daemon=True)
-    process.start()
-    found: dict[str, float] = answers.get(timeout=900)
-    process.join()
-    return found
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_feed, plan).result()
 
 
-def _measure_feed(plan: Plan, answers: Any) -> None:
+def _measure_feed(plan: Plan) -> dict[str, float]:
     os.environ.update(QUIET_TENSORFLOW)
     os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})  # a rank has one core for feed and step
     from training import distributed
@@ -192,7 +188,7 @@ def _measure_feed(plan: Plan, answers: Any) -> None:
                 float(step(batch))
                 steps += 1
             times[name].append((time.perf_counter() - began) / steps)
-    answers.put({name: statistics.median(found[1:]) for name, found in times.items()})
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def _by_row(address: str, make: TensorMaker) -> Iterator[Any]:

@@ -49,8 +49,7 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
         if rows.num_rows:
             rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
             columns = table_of(output.kind, work.sequences, work.targets).columns
-            group = table_files.NARROW if output.kind == SNAPSHOTS else table_files.WIDE
-            yield table_files.write_file(rows.select(columns), output.uri, _PARTITION, output.as_of, group)
+            yield table_files.write_file(rows.select(columns), output.uri, _PARTITION, output.as_of)
 
 
 def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:

@@ -311,6 +311,7 @@ _TIMES = {
 }
 _LARGEST = 2**63 - 1
 _ID_BYTES = 32
+_COMPARED = 1 << 14  # ids at once: half a megabyte, which stays in the cache
 # Odd multipliers of the golden ratio and other irrationals; what they mix need only differ, see `_factorize_ids`.
 _ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 
@@ -447,12 +448,15 @@ def _factorize_ids(words: pa.Array) -> tuple[Ints, pa.Array] | None:
     if not len(words) or (np.diff(offsets) != _ID_BYTES).any():
         return None
     numbers = np.frombuffer(words.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(np.uint64).reshape(-1, 4)
-    hashed = (numbers * _ODD).sum(axis=1, dtype=np.uint64)
+    hashed = numbers @ _ODD
     codes, found = pd.factorize(hashed ^ (hashed >> np.uint64(29)))
     first = np.empty(len(found), np.int64)
     first[codes[::-1]] = np.arange(len(words))[::-1]
-    if (numbers != numbers[first][codes]).any():
-        return None
+    distinct = numbers.take(first, axis=0)
+    for begin in range(0, len(words), _COMPARED):
+        part = slice(begin, begin + _COMPARED)
+        if not np.array_equal(numbers[part], distinct.take(codes[part], axis=0)):
+            return None
     return codes, words.take(pa.array(first))
 
 

@@ -231,7 +231,7 @@ def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, r
             for side in (stand, pc.invert(stand))
         ]
         fresh = found[1].filter(pc.invert(pc.is_in(found[1][_IDENTITY], found[0][_IDENTITY].combine_chunks())))
-        files = [table_files.write_file(fresh, uri, None, None, table_files.NARROW).to_json()] if fresh.num_rows else []
+        files = [table_files.write_file(fresh, uri, None, None).to_json()] if fresh.num_rows else []
         return pa.table({tasks.FILE: pa.array(files, pa.string())})
 
     pieces = _blobs_of(rows, REJECTED).mapInArrow(split, _PORTION)
@@ -272,7 +272,7 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
     def portion_file(key: tuple[pa.Scalar, ...], blobs: pa.Table) -> pa.Table:
         events = pa.concat_tables([_opened(blob) for blob in blobs["blob"]]).combine_chunks()
         events = events.sort_by([(c, "ascending") for c in tables.EVENT_ORDER.split(", ")])
-        file = table_files.write_file(events, uri, "event_date", key[0].as_py(), table_files.NARROW)
+        file = table_files.write_file(events, uri, "event_date", key[0].as_py())
         return pa.table({tasks.FILE: [file.to_json()]})
 
     pieces = _blobs_of(rows, ACCEPTED).mapInArrow(split, "event_date DATE, portion LONG, blob BINARY")

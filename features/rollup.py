@@ -173,4 +173,4 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:
-    return table_files.write_file(rows, uri, _DAY, day, table_files.NARROW)
+    return table_files.write_file(rows, uri, _DAY, day)

@@ -7,12 +7,16 @@ ids is a bounded share of the users in any number of ranges, and a few row group
 
 from __future__ import annotations
 
+import bisect
+import collections
 import dataclasses
 import datetime as dt
 import functools
 import hashlib
 import itertools
 import json
+import math
+import operator
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,10 +37,12 @@ USER, INPUTS = "user_id", "inputs_id"
 SPREAD = 1 << 16
 """How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
 
-WIDE, NARROW = 8_192, 4_096
-"""Rows of a row group: of long rows, read by the ranges they were written by, and of short ones, read by others."""
+GROUP_ROWS = 8_192
+"""The most rows of a row group, on average over the groups of a file."""
 
 Bounds = list[tuple[str | None, str | None]]
+Wanted = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Columns to read, which of them become dictionaries, and arrays whose strings do; see `read_range`."""
 _VERSIONS = 32  # of tables whose files are remembered
 _LONGEST_BOUND = 64  # characters; longer text is no bound worth keeping in the log
 _STATISTICS = 32  # Delta keeps statistics of a table's first columns
@@ -53,6 +59,11 @@ class UserRange:
         """Whether ids from `first` to `last` may lie in the range; None is not known."""
         above = self.high is None or first is None or first < self.high
         return above and (self.low is None or last is None or last >= self.low)
+
+    def holds_all(self, first: str | None, last: str | None) -> bool:
+        """Whether ids from `first` to `last` all lie in the range; None is not known."""
+        above = self.low is None or (first is not None and first >= self.low)
+        return above and (self.high is None or (last is not None and last < self.high))
 
     def holds(self, ids: pa.Array) -> npt.NDArray[np.bool_]:
         """[n] whether each id lies in the range."""
@@ -71,14 +82,21 @@ def user_ranges(count: int) -> list[UserRange]:
 
 
 def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
-    """As many ranges as keep each at `rows_per_range`, and no task idle where there is work for all."""
-    wanted = max(-(-rows // rows_per_range), 1)
+    """As many ranges as keep each at `rows_per_range`, and no task idle where there is work for all.
+
+    Powers of two are preferred, as row groups begin where such ranges do: each is then read by one range alone.
+    """
+    wanted, slots = max(-(-rows // rows_per_range), 1), 1
     if rows > _WORTH_A_TASK:
-        wanted = -(-wanted // tasks_at_once) * tasks_at_once
-    return min(wanted, SPREAD)
+        wanted, slots = max(wanted, tasks_at_once), tasks_at_once
+    aligned = 1 << (wanted - 1).bit_length()
+    turns = -(-aligned // slots)
+    found = aligned if aligned >= _BUSY * turns * slots else -(-wanted // slots) * slots
+    return min(found, SPREAD)
 
 
 _WORTH_A_TASK = 20_000  # rows
+_BUSY = 0.9  # of the slots, over all turns: what reading row groups once is worth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +199,23 @@ def read_range(
     Raises:
         StorageError: the file is missing or damaged.
     """
+    wanted = tuple(columns), tuple(words), tuple(inside)
+    rows = _small_files.of(file.uri, wanted)
+    if rows is not None:
+        return _in_range(rows, users)
     with _damaged(file.uri), places.opened(file.uri) as source:
+        metadata, bounds = _footers.of(file.uri)
+        groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
         try:
-            return _in_range(_read(file.uri, source, users, columns, words, inside), users)
+            rows = _read(source, metadata, groups, *wanted)
         except pa.ArrowNotImplementedError:  # a row group with too many different words for one dictionary
-            return _in_range(_read(file.uri, source, users, columns, words, ()), users)
+            rows = _read(source, metadata, groups, wanted[0], wanted[1], ())
+    if all(users.holds_all(*bounds[group]) for group in groups):
+        return rows
+    found = _in_range(rows, users)
+    if len(bounds) == len(groups) == 1 and 2 * found.num_rows < rows.num_rows:
+        _small_files.keep(file.uri, wanted, rows)
+    return found
 
 
 def file_uris(uri: str, at: int) -> list[str]:
@@ -204,21 +234,20 @@ def read_file(uri: str, columns: Sequence[str]) -> pa.Table:
 
 
 def _read(
-    uri: str,
     source: pa.NativeFile,
-    users: UserRange,
+    metadata: pq.FileMetaData | None,
+    groups: Sequence[int],
     columns: Sequence[str],
     words: Sequence[str],
     inside: Sequence[str],
 ) -> pa.Table:
-    metadata, bounds = _footers.of(uri)
-    groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
     leaves = [*(c for c in words if c in columns), *(f"{name}.list.element" for name in inside)]
     parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, coerce_int96_timestamp_unit="us")
     if not inside or not groups:
-        return parquet.read_row_groups(groups, columns=list(columns), use_threads=False)
+        return _with_known_types(parquet.read_row_groups(groups, columns=list(columns), use_threads=False))
     # Arrow reads dictionaries inside arrays, several times as fast as strings, from one row group at a time.
-    return pa.concat_tables([parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups])
+    parts = [parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups]
+    return _with_known_types(pa.concat_tables(parts))
 
 
 class _Footers:
@@ -259,8 +288,43 @@ def _bounds(metadata: pq.FileMetaData) -> Bounds:
 _footers = _Footers(files=20_000, columns_of_groups=200_000)
 
 
+class _SmallFiles:
+    """Rows of files of one row group, such as late events', of which each range would read all to keep a few.
+
+    They are kept up to a number of bytes; those that nobody has asked for lately make room for others.
+    """
+
+    def __init__(self, room: int, stale_seconds: float) -> None:
+        self._room, self._stale_seconds = room, stale_seconds
+        self._kept: collections.OrderedDict[tuple[str, Wanted], tuple[float, pa.Table]] = collections.OrderedDict()
+
+    def of(self, uri: str, wanted: Wanted) -> pa.Table | None:
+        """The rows of a file if they are kept."""
+        if (uri, wanted) not in self._kept:
+            return None
+        _, rows = self._kept.pop((uri, wanted))
+        self._kept[uri, wanted] = time.monotonic(), rows
+        return rows
+
+    def keep(self, uri: str, wanted: Wanted, rows: pa.Table) -> None:
+        """Keep them if there is room."""
+        size, now = rows.get_total_buffer_size(), time.monotonic()
+        while self._kept and self._room < size:
+            key = next(iter(self._kept))
+            used, oldest = self._kept[key]
+            if now - used < self._stale_seconds:
+                return
+            self._room += oldest.get_total_buffer_size()
+            del self._kept[key]
+        if size <= self._room:
+            self._room -= size
+            self._kept[uri, wanted] = now, rows
+
+
+_small_files = _SmallFiles(room=64 << 20, stale_seconds=120)
+
+
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
-    rows = _with_known_types(rows)
     inside = [_holds(users, chunk) for chunk in rows[USER].chunks]
     mask = np.concatenate(inside) if inside else np.empty(0, bool)
     if mask.all():
@@ -268,7 +332,11 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
     begin, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
     if mask[begin:end].all() and end - begin > len(mask) // 2:
         return rows.slice(begin, end - begin)  # sorted by user: nothing is copied, and not much is held beside
-    return rows.filter(pa.array(mask))
+    few = rows.filter(pa.array(mask))
+    if not pa.types.is_dictionary(few[USER].type):
+        return few
+    ids = few[USER].cast(pa.string()).dictionary_encode()  # of these rows alone, not of all
+    return few.set_column(few.schema.get_field_index(USER), USER, ids)
 
 
 def _with_known_types(rows: pa.Table) -> pa.Table:
@@ -317,11 +385,11 @@ class AddedFile:
 
 
 def write_file(
-    rows: pa.Table, uri: str, partition: str | None, date: dt.date | None, group_rows: int = WIDE
+    rows: pa.Table, uri: str, partition: str | None, date: dt.date | None, group_rows: int = GROUP_ROWS
 ) -> AddedFile:
     """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
 
-    A table without partitions has neither.
+    A table without partitions has neither. Rows come by user, as ranges of users are read.
 
     Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
     """
@@ -329,17 +397,48 @@ def write_file(
     name, values = f"part-{uuid.uuid4().hex}.parquet", {partition: str(date)} if partition else {}
     path = f"{partition}={date}/{name}" if partition else name
     with places.created(places.join(uri, path)) as sink:
-        pq.write_table(
-            rows,
+        with pq.ParquetWriter(
             sink,
-            row_group_size=group_rows,
+            rows.schema,
             compression="zstd",
             use_dictionary=_dictionaries(rows.schema),
             write_statistics=[USER],
             store_schema=False,
-        )
+        ) as writer:
+            for part in _aligned(rows, group_rows):
+                writer.write_table(part, row_group_size=2 * group_rows)
         size = sink.tell()
     return AddedFile(uri, path, size, rows.num_rows, values, _statistics(rows))
+
+
+def _aligned(rows: pa.Table, group_rows: int) -> Iterator[pa.Table]:
+    """Parts of a file's rows, none empty, of up to `group_rows` on average, that end where ranges of users do.
+
+    See `user_ranges`: their number is a power of two, so any such number of ranges, up to as many, is made of whole
+    parts. Ids that are no pseudonyms are left in one.
+    """
+    places = [0]
+    if USER in rows.column_names and rows.num_rows > group_rows:
+        ids = rows[USER].combine_chunks()
+        first, last = (_prefix(ids[place].as_py()) for place in (0, -1))
+        of_all = rows.num_rows * SPREAD / max(last - first + 1, 1)  # were all ids as dense as these
+        count = min(1 << math.ceil(math.log2(of_all / group_rows)), SPREAD)
+        for k in range(first * count // SPREAD + 1, last * count // SPREAD + 1):
+            places.append(bisect.bisect_left(ids, f"{SPREAD * k // count:04x}", places[-1], key=_text))
+    for begin, end in itertools.pairwise([*places, rows.num_rows]):
+        if end > begin:
+            yield rows.slice(begin, end - begin)
+
+
+_text = operator.methodcaller("as_py")
+
+
+def _prefix(user: str) -> int:
+    """Place of a pseudonym among `SPREAD`; 0 for another id."""
+    try:
+        return int(user[:4], 16)
+    except ValueError:
+        return 0
 
 
 def _dictionaries(schema: pa.Schema) -> list[str]:

@@ -285,9 +285,19 @@ def test_ranges_hold_every_id_once_whatever_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "at_once", "count"),
-    [(0, 4, 1), (20_000, 4, 1), (20_001, 4, 4), (10**6, 3, 3), (5 * 10**6, 2, 6), (10**12, 2, 65_536)],
+    [
+        (0, 4, 1),
+        (20_000, 4, 1),
+        (20_001, 4, 4),
+        (10**6, 3, 3),
+        (10**7, 3, 12),
+        (5 * 10**6, 2, 8),
+        (5 * 10**7, 3, 64),
+        (10**12, 2, 65_536),
+    ],
 )
 def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
+    """A power of two where that leaves hardly a slot idle, else a multiple of the slots."""
     assert table_files.ranges_needed(rows, 10**6, at_once) == count
 
 

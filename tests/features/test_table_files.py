@@ -1,0 +1,123 @@
+"""Files of a table: row groups begin where ranges of users do, and each range reads its own rows and no others."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features import table_files
+from features.table_files import TableFile, UserRange, read_range, user_ranges, write_file
+
+DATE = dt.date(2024, 1, 1)
+COLUMNS = ["user_id", "place", "shop"]
+
+
+def rows_of(users: Sequence[str]) -> pa.Table:
+    ids = sorted(users)
+    shops = pa.array(["a", None, "b"] * len(ids)).slice(0, len(ids))
+    return pa.table(
+        {"user_id": pa.array(ids, pa.string()), "place": pa.array(range(len(ids)), pa.int64()), "shop": shops}
+    )
+
+
+def pseudonyms(count: int, seed: int, low: float = 0, high: float = 1) -> list[str]:
+    """Ids that are spread evenly over a share of all."""
+    random = Random(seed)
+    return [f"{int(random.uniform(low, high) * (16**32 - 1)):032x}" for _ in range(count)]
+
+
+def written(folder: Path, rows: pa.Table, group_rows: int) -> TableFile:
+    added = write_file(rows, str(folder), None, None, group_rows)
+    return TableFile(
+        f"{folder}/{added.path}", DATE, added.rows, rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
+    )
+
+
+def groups_of(file: TableFile) -> list[list[str]]:
+    """The ids of each row group."""
+    opened = pq.ParquetFile(file.uri)
+    return [opened.read_row_group(g, ["user_id"])["user_id"].to_pylist() for g in range(opened.num_row_groups)]
+
+
+@given(
+    count=st.integers(1, 400),
+    seed=st.integers(0, 10**6),
+    share=st.sampled_from([(0.0, 1.0), (0.25, 0.5), (0.6, 0.61)]),
+    repeated=st.integers(1, 4),
+    group_rows=st.integers(1, 50),
+    ranges=st.sampled_from([1, 2, 3, 4, 8, 12, 32]),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_range_reads_its_own_rows(
+    tmp_path_factory: pytest.TempPathFactory,
+    count: int,
+    seed: int,
+    share: tuple[float, float],
+    repeated: int,
+    group_rows: int,
+    ranges: int,
+) -> None:
+    rows = rows_of(pseudonyms(count, seed, *share) * repeated)
+    file = written(tmp_path_factory.mktemp("files"), rows, group_rows)
+    groups = groups_of(file)
+    assert [one for group in groups for one in group] == rows["user_id"].to_pylist()
+    assert all(0 < len(group) <= 2 * group_rows for group in groups)
+    for turn in range(2):  # the second one finds what the first has kept
+        for words in ([], ["user_id", "shop"]):
+            for users in user_ranges(ranges):
+                found = read_range(file, users, COLUMNS, words)
+                mine = [row for row in rows.to_pylist() if users.holds(pa.array([row["user_id"]]))[0]]
+                assert found.to_pylist() == mine, turn
+
+
+def test_a_row_group_is_of_one_range(tmp_path: Path) -> None:
+    for name, count, share in (("all", 4000, (0.0, 1.0)), ("some", 500, (0.5, 0.625))):
+        file = written(tmp_path / name, rows_of(pseudonyms(count, 1, *share)), 100)
+        groups = groups_of(file)
+        assert len(groups) in (64, 8)
+        for ranges in (1, 2, 8, 64):
+            bounds = user_ranges(ranges)
+            holders = [[k for k, users in enumerate(bounds) if users.overlaps(g[0], g[-1])] for g in groups]
+            assert all(len(found) == 1 for found in holders)
+
+
+def test_ids_that_are_no_pseudonyms_are_cut_by_number(tmp_path: Path) -> None:
+    file = written(tmp_path, rows_of([f"member {n:03d}" for n in range(250)]), 100)
+    assert [len(group) for group in groups_of(file)] == [200, 50]
+
+
+def test_the_dictionary_of_few_rows_has_their_ids_alone(tmp_path: Path) -> None:
+    rows = rows_of(pseudonyms(300, 3))
+    file = written(tmp_path, rows, 1000)
+    for _ in range(2):
+        found = read_range(file, UserRange("00", "08"), COLUMNS, ["user_id"])
+        (chunk,) = found["user_id"].chunks
+        assert 0 < len(found) < 50
+        assert chunk.dictionary.to_pylist() == found["user_id"].unique().to_pylist()
+
+
+def test_small_files_are_kept_while_there_is_room_and_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(table_files.time, "monotonic", lambda: now[0])
+    rows, wanted = rows_of(pseudonyms(10, 4)), (("user_id",), (), ())
+    kept = table_files._SmallFiles(room=2 * rows.get_total_buffer_size(), stale_seconds=60)
+    for name in ("a", "b", "c"):
+        kept.keep(name, wanted, rows)
+    assert kept.of("a", wanted) is rows
+    assert kept.of("a", (("place",), (), ())) is None
+    assert kept.of("c", wanted) is None, "there was no room"
+    now[0] = 50
+    assert kept.of("b", wanted) is rows
+    now[0] = 100
+    kept.keep("c", wanted, rows)
+    assert kept.of("c", wanted) is rows
+    assert kept.of("a", wanted) is None, "nobody had asked for it for a minute"
+    assert kept.of("b", wanted) is rows
