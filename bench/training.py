@@ -81,6 +81,17 @@ def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind
     )
 
 
+def ways(dates: list[dt.date]) -> dict[str, TrainingSettings]:
+    """The settings of the trainings that are compared."""
+    return {
+        ONE_RANK: settings(dates, 1, False),
+        "2 ranks, 256 rows a step shared": settings(dates, 2, False),
+        "2 ranks, 256 rows a step each": settings(dates, 2, False, "per_rank"),
+        "1 rank, 256 rows a step, by length": settings(dates, 1, True),
+        "2 ranks, 256 rows a step each, by length": settings(dates, 2, True, "per_rank"),
+    }
+
+
 def outcomes_of(sequences: DataFrame) -> DataFrame:
     """Made-up outcomes: how fast training is does not depend on what comes true."""
     rank = f.least(f.col("current_tier_rank") + (f.rand(1) < 0.2).cast("int"), f.lit(2))
@@ -108,14 +119,7 @@ def ranks_speed(
 ) -> dict[str, float]:
     """Rows a second of whole trainings, by ranks and by how batches are put together."""
     outcomes, found = outcomes_of(sequences).cache(), {}
-    ways: dict[str, TrainingSettings] = {
-        ONE_RANK: settings(dates, 1, False),
-        "2 ranks, 256 rows a step shared": settings(dates, 2, False),
-        "2 ranks, 256 rows a step each": settings(dates, 2, False, "per_rank"),
-        "1 rank, 256 rows a step, by length": settings(dates, 1, True),
-        "2 ranks, 256 rows a step each, by length": settings(dates, 2, True, "per_rank"),
-    }
-    for number, (name, chosen) in enumerate(ways.items()):
+    for number, (name, chosen) in enumerate(ways(dates).items()):
         place, staging = f"{folder}/training-{number}", f"{folder}/staging"
         with on_cores(chosen.ranks):
             trained = train_model(
@@ -175,16 +179,16 @@ def _measure_feed(plan: Plan) -> dict[str, float]:
         return training_batches(plan.training, encoded, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
 
     ready = list(batches())
-    ways: dict[str, Callable[[], Iterable[Any]]] = {
+    sources: dict[str, Callable[[], Iterable[Any]]] = {
         "tensors that lie ready": lambda: ready,
         "Tiercast": lambda: prefetch(batches(), plan.settings.prefetch_batches),
         "tf.data.from_generator of rows": lambda: _by_row(plan.training.uris[0], dataclasses.replace(make, trim=None)),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in sources}
     for _ in range(4):
-        for name, way in ways.items():
+        for name, source in sources.items():
             began, steps = time.perf_counter(), 0
-            for batch in way():
+            for batch in source():
                 float(step(batch))
                 steps += 1
             times[name].append((time.perf_counter() - began) / steps)
