@@ -1,4 +1,4 @@
-"""Measures Tiercast beside what one could use instead and writes docs/benchmarks.md.
+"""Measures Tiercast beside what one could use instead and writes docs/benchmarks.md and its picture.
 
     make bench              # events, users and days can be set: python -m bench.run --help
 
@@ -12,7 +12,7 @@ import datetime as dt
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench import aggregates, days, events, ingest, scoring, sequences, training
 from bench.days import Days
 from bench.events import Programme
 from bench.measure import Cost, alternate
+from bench.page import Section, picture
 from features import as_of as shell
 from features import delta, rollup, table_files, tables, tasks
 from features.reading import SEQUENCES, Output, Pass
@@ -238,69 +239,62 @@ class Bench:
         return lambda: scoring.consumed(way(self.spark, *arguments))
 
 
-def section(title: str, costs: Mapping[str, Cost], first: str, note: str) -> str:
-    """A table of costs as ratios to the first."""
-    base = costs[first]
-    lines = ["| way | wall s | CPU s | times as long | peak MB |", "|---|---|---|---|---|"]
-    for name, cost in costs.items():
-        peaks = ", ".join(f"{kind} {mb:,.0f}" for kind, mb in sorted(cost.peaks.items()))
-        lines.append(f"| {name} | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.wall / base.wall:.2f} | {peaks} |")
-    return "\n".join([f"## {title}", "", note, "", *lines, ""])
-
-
 def made_of(programme: Programme) -> str:
     """Size of the events in words."""
     return f"{programme.events:,} events of {programme.users:,} users over {programme.days} days"
 
 
-def page(bench: Bench, day: Days, rows: int, users: int, trained: int) -> str:
-    """The whole document."""
-    p = bench.programme
+def sections(bench: Bench, day: Days, rows: int, users: int) -> Iterator[Section]:
+    """All that is compared by cost."""
+    equal = "All ways give equal rows, compared before they are timed."
+    yield Section(f"The last {LENGTH} events of each user, Delta to table", bench.arrays(), "Tiercast", equal)
+    yield Section(
+        "With all aggregates and the current tier, as the job does it",
+        bench.whole(),
+        "Tiercast",
+        "Tiercast reads the rollup, which it keeps day by day; making all of it anew is the last line. "
+        f"The others start from events and leave `{aggregates.LEFT_OUT}` out.",
+    )
+    yield Section(
+        "Many dates in one pass",
+        bench.dates(),
+        "one date",
+        f"One pass over events and rollup; {DATES} dates include the writing of {DATES} times the rows.",
+    )
+    yield Section(
+        "One more day",
+        day.measured(),
+        days.READY,
+        f"{made_of(day.programme)}, by the jobs, medians of {day.last_days} days; what is from all events, once. "
+        "A date can be scored when the day's rollup stands; scoring counts its commit and report.",
+    )
+    for form in ("parquet", "csv"):
+        note = "The same checks and repeats; Tiercast also compares with the table and keeps counts. "
+        note += "DuckDB hashes ids once in place of HMAC's two, Polars not at all. Equal counts of each status."
+        yield Section(f"Ingest of {rows:,} rows of {form}", bench.ingests(rows, form), "Tiercast", note)
+    for name, costs in bench.scores(users).items():
+        note = "From parquet; Tiercast writes its scores as the job does, the others drop theirs. "
+        note += "Probabilities are equal within 1e-6."
+        yield Section(f"Scoring with {name}", costs, "Tiercast", note)
+
+
+def text(programme: Programme, found: Sequence[Section], trainings: str, shown: str) -> str:
+    """The whole document; `shown` is the picture's file."""
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
     head = [
         "# Benchmarks",
         "",
         f"Written by `make bench` on {dt.datetime.now(dt.UTC).date()}: {machine}.",
-        f"{made_of(p)}; bots, late events, ties.",
+        f"{made_of(programme)}; bots, late events, ties.",
         f"Medians of {RUNS} warm runs in turns, start-up left out; CPU of all processes. Engines in this process",
         "share its peak.",
         "",
         ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "",
+        f"![How many times as long each way takes]({shown})",
+        "",
     ]
-    equal = "All ways give equal rows, compared before they are timed."
-    parts = [
-        section(f"The last {LENGTH} events of each user, Delta to table", bench.arrays(), "Tiercast", equal),
-        section(
-            "With all aggregates and the current tier, as the job does it",
-            bench.whole(),
-            "Tiercast",
-            "Tiercast reads the rollup, which it keeps day by day; making all of it anew is the last line. "
-            f"The others start from events and leave `{aggregates.LEFT_OUT}` out.",
-        ),
-        section(
-            "Many dates in one pass",
-            bench.dates(),
-            "one date",
-            f"One pass over events and rollup; {DATES} dates include the writing of {DATES} times the rows.",
-        ),
-        section(
-            "One more day",
-            day.measured(),
-            days.READY,
-            f"{made_of(day.programme)}, by the jobs, medians of {day.last_days} days; what is from all events, once. "
-            "A date can be scored when the day's rollup stands; scoring counts its commit and report.",
-        ),
-    ]
-    for form in ("parquet", "csv"):
-        note = "The same checks and repeats; Tiercast also compares with the table and keeps counts. "
-        note += "DuckDB hashes ids once in place of HMAC's two, Polars not at all. Equal counts of each status."
-        parts.append(section(f"Ingest of {rows:,} rows of {form}", bench.ingests(rows, form), "Tiercast", note))
-    for name, costs in bench.scores(users).items():
-        note = "From parquet; Tiercast writes its scores as the job does, the others drop theirs. "
-        note += "Probabilities are equal within 1e-6."
-        parts.append(section(f"Scoring with {name}", costs, "Tiercast", note))
-    return "\n".join([*head, *parts, bench.trainings(trained)])
+    return "\n".join([*head, *(section.text() for section in found), trainings])
 
 
 def main() -> None:
@@ -320,7 +314,10 @@ def main() -> None:
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
     day = Days(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.history), last_days=RUNS)
-    chosen.page.write_text(page(bench, day, chosen.ingested, chosen.scored, chosen.trained), encoding="utf-8")
+    found = list(sections(bench, day, chosen.ingested, chosen.scored))
+    shown = chosen.page.with_suffix(".png")
+    picture(found).savefig(shown, dpi=120)
+    chosen.page.write_text(text(bench.programme, found, bench.trainings(chosen.trained), shown.name), encoding="utf-8")
     spark.stop()
 
 

@@ -10,7 +10,8 @@ from pyspark.sql import SparkSession
 
 from bench import run, training
 from bench.events import Programme
-from bench.run import Bench, section
+from bench.page import Section, picture
+from bench.run import Bench
 
 USERS = 4_000  # a shard must fill a step
 
@@ -23,10 +24,13 @@ def bench(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield Bench(spark, Path(tmp_path_factory.mktemp("bench")), Programme(40_000, USERS, 45))
 
 
-def test_engines_give_equal_sequences(bench: Bench) -> None:
+def test_engines_give_equal_sequences(bench: Bench, tmp_path: Path) -> None:
     costs = bench.arrays()
     assert len(costs) == 6
-    assert "| DuckDB |" in section("arrays", costs, "Tiercast", "")
+    section = Section("arrays", costs, "Tiercast", "equal rows")
+    assert "| DuckDB |" in section.text()
+    picture([section, section]).savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
 def test_engines_give_equal_aggregates_and_tiers(bench: Bench) -> None:
