@@ -26,6 +26,12 @@ P /= P.sum(axis=1, keepdims=True)  # of 64ths: sums are exact, and many members 
 OUTCOME = np.array([RNG.choice(K, p=row) for row in P])
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Each test draws the same, in whatever order they run."""
+    RNG.bit_generator.state = np.random.default_rng(5).bit_generator.state
+
+
 def judged(**forecasts: np.ndarray) -> Judged:
     return Judged(np.arange(N), CURRENT, OUTCOME, forecasts)
 

@@ -20,6 +20,12 @@ SETTINGS = DriftSettings.model_validate({"bins": 20, "sample_rows": 1000, **BOUN
 RANDOM = np.random.default_rng(3)
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Each test draws the same, in whatever order they run."""
+    RANDOM.bit_generator.state = np.random.default_rng(3).bit_generator.state
+
+
 def profile_of(bins: int = 20, **features: np.ndarray) -> Profile:
     rows = len(next(iter(features.values())))
     return Profile.of({**features, PREDICTED_TIER: RANDOM.integers(0, 3, rows).astype(float)}, 3, bins)
@@ -50,7 +56,7 @@ def test_the_distance_is_that_of_scipy_in_standard_deviations(moved: float) -> N
     before, now = 5 + 2 * RANDOM.normal(size=4000), 5 + 2 * moved + 2 * RANDOM.normal(size=3000)
     whole = wasserstein_distance(before, now) / before.std()
     assert shift_of(before, now).distance == pytest.approx(whole, abs=0.02)
-    assert whole == pytest.approx(moved, abs=0.1)
+    assert whole == pytest.approx(moved, rel=0.05, abs=0.1)  # so far chance moves the mean and the deviation
 
 
 def test_chance_alone_stays_below_what_chance_explains() -> None:

@@ -16,16 +16,16 @@ import pytest
 from training import baselines, gate, importance, metrics, plots, report
 from training.reasons import DOWNGRADE, TARGETS, UPGRADE
 
-RNG = np.random.default_rng(20171001)
 VOID = {"meta", "img", "br", "link", "input"}
 
 
 def forecast_case(k: int = 3, n: int = 300) -> dict[str, Any]:
     """Members whose outcome follows the probabilities, most likely near the current tier."""
-    current = RNG.integers(0, k, n)
-    weights = RNG.gamma(1.0, size=(n, k)) + 3 * np.eye(k)[current]
+    chance = np.random.default_rng(20171001)
+    current = chance.integers(0, k, n)
+    weights = chance.gamma(1.0, size=(n, k)) + 3 * np.eye(k)[current]
     probabilities = weights / weights.sum(axis=1, keepdims=True)
-    outcome = np.array([RNG.choice(k, p=row) for row in probabilities])
+    outcome = np.array([chance.choice(k, p=row) for row in probabilities])
     return {
         "probabilities": probabilities,
         "current": current,
