@@ -8,7 +8,6 @@ ids is a bounded share of the users in any number of ranges, and a few row group
 from __future__ import annotations
 
 import bisect
-import collections
 import dataclasses
 import datetime as dt
 import functools
@@ -77,8 +76,13 @@ class UserRange:
 
 def user_ranges(count: int) -> list[UserRange]:
     """`count` ranges, up to 65,536, that hold every id once and pseudonyms in equal shares."""
-    bounds = [None, *(f"{SPREAD * k // count:04x}" for k in range(1, count)), None]
+    bounds = [None, *(_bound(k, count) for k in range(1, count)), None]
     return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def _bound(place: int, count: int) -> str:
+    """Where the range of a place among `count` begins."""
+    return f"{SPREAD * place // count:04x}"
 
 
 def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
@@ -296,7 +300,7 @@ class _SmallFiles:
 
     def __init__(self, room: int, stale_seconds: float) -> None:
         self._room, self._stale_seconds = room, stale_seconds
-        self._kept: collections.OrderedDict[tuple[str, Wanted], tuple[float, pa.Table]] = collections.OrderedDict()
+        self._kept = dict[tuple[str, Wanted], tuple[float, pa.Table]]()  # the latest asked for is last
 
     def of(self, uri: str, wanted: Wanted) -> pa.Table | None:
         """The rows of a file if they are kept."""
@@ -424,7 +428,7 @@ def _aligned(rows: pa.Table, group_rows: int) -> Iterator[pa.Table]:
         of_all = rows.num_rows * SPREAD / max(last - first + 1, 1)  # were all ids as dense as these
         count = min(1 << math.ceil(math.log2(of_all / group_rows)), SPREAD)
         for k in range(first * count // SPREAD + 1, last * count // SPREAD + 1):
-            places.append(bisect.bisect_left(ids, f"{SPREAD * k // count:04x}", places[-1], key=_text))
+            places.append(bisect.bisect_left(ids, _bound(k, count), places[-1], key=_text))
     for begin, end in itertools.pairwise([*places, rows.num_rows]):
         if end > begin:
             yield rows.slice(begin, end - begin)
