@@ -393,7 +393,7 @@ def write_file(
 ) -> AddedFile:
     """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
 
-    A table without partitions has neither. Rows come by user, as ranges of users are read.
+    Rows come by user, as ranges of users are read. A table without partitions has neither, nor an order of its rows.
 
     Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
     """
@@ -409,7 +409,7 @@ def write_file(
             write_statistics=[USER],
             store_schema=False,
         ) as writer:
-            for part in _aligned(rows, group_rows):
+            for part in _aligned(rows, group_rows) if partition else [rows]:
                 writer.write_table(part, row_group_size=2 * group_rows)
         size = sink.tell()
     return AddedFile(uri, path, size, rows.num_rows, values, _statistics(rows))

@@ -35,7 +35,7 @@ def pseudonyms(count: int, seed: int, low: float = 0, high: float = 1) -> list[s
 
 
 def written(folder: Path, rows: pa.Table, group_rows: int) -> TableFile:
-    added = write_file(rows, str(folder), None, None, group_rows)
+    added = write_file(rows, str(folder), "day", DATE, group_rows)
     return TableFile(
         f"{folder}/{added.path}", DATE, added.rows, rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
     )
@@ -92,6 +92,15 @@ def test_a_row_group_is_of_one_range(tmp_path: Path) -> None:
 def test_ids_that_are_no_pseudonyms_are_cut_by_number(tmp_path: Path) -> None:
     file = written(tmp_path, rows_of([f"member {n:03d}" for n in range(250)]), 100)
     assert [len(group) for group in groups_of(file)] == [200, 50]
+
+
+def test_rows_of_a_table_without_partitions_come_in_any_order_some_without_a_user(tmp_path: Path) -> None:
+    rows = rows_of(pseudonyms(250, 2))
+    users = [None, *rows["user_id"].to_pylist()[::-1][1:-1], None]
+    rows = rows.set_column(0, "user_id", pa.array(users, pa.string()))
+    added = write_file(rows, str(tmp_path), None, None, 100)
+    assert pq.read_table(f"{tmp_path}/{added.path}").to_pylist() == rows.to_pylist()
+    assert added.rows == 250
 
 
 def test_the_dictionary_of_few_rows_has_their_ids_alone(tmp_path: Path) -> None:
