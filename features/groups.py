@@ -9,6 +9,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from features import tasks
 from features.errors import SourceError
 from features.pseudonyms import of_ids
 from features.settings import Groups
@@ -41,4 +42,4 @@ def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
         for batch in batches:
             yield batch.set_column(batch.schema.get_field_index("user_id"), "user_id", of_ids(batch["user_id"], key))
 
-    return words.mapInArrow(task, words.schema)
+    return tasks.mapped(words, task, words.schema)

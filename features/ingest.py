@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
-from features import tables
+from features import tables, tasks
 from features.checks import DECIMAL_CAST, IDS, MONEY_CAST, Checks, cast_of
 from features.pseudonyms import encrypted, pseudonyms
 from features.repeats import ACCEPTED, DUPLICATE, REJECTED
@@ -94,7 +94,7 @@ def refused_lines(malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFra
             yield pa.record_batch(columns)
 
     lines = malformed.withColumn("original", f.col("line"))
-    return encrypted(malformed.sparkSession, lines, "original", key).mapInArrow(task, schema)
+    return tasks.mapped(encrypted(malformed.sparkSession, lines, "original", key), task, schema)
 
 
 Counts = Mapping[tuple[str, str | None, dt.date | None], int]

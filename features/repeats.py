@@ -107,11 +107,10 @@ def cut(typed: DataFrame, checks: Checks) -> DataFrame:
     shards = _shards(typed.sparkSession)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa.set_cpu_count(1)  # Spark gives a task one core
         for rows in _gathered(batches):
             yield from _blobs(pa.Table.from_batches([check(b, checks) for b in rows.to_batches()]), shards, ROWS)
 
-    return typed.mapInArrow(task, _CUT)
+    return tasks.mapped(typed, task, _CUT)
 
 
 def cut_lines(lines: DataFrame) -> DataFrame:
@@ -122,7 +121,7 @@ def cut_lines(lines: DataFrame) -> DataFrame:
         for rows in _gathered(batches):
             yield from _blobs(rows, shards, LINES)
 
-    return lines.mapInArrow(task, _CUT)
+    return tasks.mapped(lines, task, _CUT)
 
 
 def dates(pieces: DataFrame) -> set[dt.date]:
@@ -160,11 +159,10 @@ def settled(
         pieces = pieces.unionByName(_known(pieces.sparkSession, known, sought))
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pa.set_cpu_count(1)
         for shards in _shards_at_once(batches):
             yield from _by_status(shards, columns)
 
-    return pieces.repartition("shard").sortWithinPartitions("shard").mapInArrow(task, _SETTLED)
+    return tasks.mapped(pieces.repartition("shard").sortWithinPartitions("shard"), task, _SETTLED)
 
 
 Pieces = Mapping[str, pa.Table]
@@ -201,7 +199,7 @@ def refused(rows: DataFrame, schema: StructType) -> DataFrame:
             for blob in batch["blob"]:
                 yield from _opened(blob).select(schema.names).to_batches()
 
-    return _blobs_of(rows, REJECTED).mapInArrow(task, schema)
+    return tasks.mapped(_blobs_of(rows, REJECTED), task, schema)
 
 
 def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, rows_per_file: int) -> list[AddedFile]:
@@ -234,10 +232,11 @@ def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, r
         files = [table_files.write_file(fresh, uri, None, None).to_json()] if fresh.num_rows else []
         return pa.table({tasks.FILE: pa.array(files, pa.string())})
 
-    pieces = _blobs_of(rows, REJECTED).mapInArrow(split, _PORTION)
+    pieces = tasks.mapped(_blobs_of(rows, REJECTED), split, _PORTION)
     if known:
         pieces = pieces.unionByName(tasks.rows(spark, len(known), identities, _PORTION, _tasks(spark)))
-    return tasks.collected(pieces.groupBy("portion").applyInArrow(portion_file, f"{tasks.FILE} STRING"))
+    grouped = pieces.groupBy("portion")
+    return tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{tasks.FILE} STRING"))
 
 
 def _cut_up(rows: pa.Table, portions: int, known: bool) -> Iterator[pa.RecordBatch]:
@@ -275,8 +274,9 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
         file = table_files.write_file(events, uri, "event_date", key[0].as_py())
         return pa.table({tasks.FILE: [file.to_json()]})
 
-    pieces = _blobs_of(rows, ACCEPTED).mapInArrow(split, "event_date DATE, portion LONG, blob BINARY")
-    return tasks.collected(pieces.groupBy("event_date", "portion").applyInArrow(portion_file, f"{tasks.FILE} STRING"))
+    pieces = tasks.mapped(_blobs_of(rows, ACCEPTED), split, "event_date DATE, portion LONG, blob BINARY")
+    grouped = pieces.groupBy("event_date", "portion")
+    return tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{tasks.FILE} STRING"))
 
 
 def _portions(rows: pa.Table, ids: str, count: int) -> Iterator[tuple[int, pa.Table]]:

@@ -169,7 +169,7 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
         day = key[0].as_py()
         return pa.table({tasks.FILE: [_write(day_rows(rows, spec), uri, day).to_json()]})
 
-    return rows.groupBy(_DAY, portion).applyInArrow(portion_rows, f"{tasks.FILE} string")
+    return rows.groupBy(_DAY, portion).applyInArrow(tasks.prompt(portion_rows), f"{tasks.FILE} string")
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:

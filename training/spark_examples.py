@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
-from features import uri
+from features import tasks, uri
 from features.contract import Contract, outcome_column
 from features.errors import TrainingDataError
 from training.feed import MEMBER, OUTCOME_RANK, OUTCOME_VALUE, WEIGHT, ShardSet
@@ -172,7 +172,7 @@ def stage(
         return Examples.from_json(uri.read_bytes(marker))
     rows = _arranged(examples(sequences, outcomes, contract, settings, targets), settings)
     writer = _shard_writer(example_schema(contract, targets), contract, folder, settings.row_group_rows)
-    written = rows.mapInArrow(writer, _SUMMARY).collect()
+    written = tasks.mapped(rows, writer, _SUMMARY).collect()
     found = {(row["split"], row["shard"]): row for row in written}
     counts = [[found[s, k]["rows"] if (s, k) in found else 0 for k in range(settings.shards)] for s in (0, 1)]
     _check_counts(counts, settings)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from features import tasks
 from training import bundle, importance
 from training.attributions import Averages
 from training.bundle import Manifest
@@ -63,7 +64,7 @@ def explained(
             found = explainer(rows)
             yield from reason_rows(rows, found, tiers, settings.reasons, settings.words).to_batches()
 
-    return sequences.select(schema.names).mapInArrow(task, COLUMNS)
+    return tasks.mapped(sequences.select(schema.names), task, COLUMNS)
 
 
 def overall(
@@ -98,15 +99,13 @@ def _attributions(
     averages = Averages.of(rows, manifest, settings)
     portions = spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def work(number: int) -> Iterator[pa.RecordBatch]:
         explainer = _explainer_of_worker(models_uri, manifest, averages, settings)
-        for batch in batches:
-            for number in batch["id"].to_pylist():
-                found = explainer(rows.take(pa.array(np.arange(number, rows.num_rows, portions))))
-                arrays = {f"{kind}.{t}": getattr(found, kind)[t] for kind in _KINDS for t in TARGETS}
-                yield pa.record_batch({"portion": [number], "arrays": [_packed(arrays)]})
+        found = explainer(rows.take(pa.array(np.arange(number, rows.num_rows, portions))))
+        arrays = {f"{kind}.{t}": getattr(found, kind)[t] for kind in _KINDS for t in TARGETS}
+        yield pa.record_batch({"portion": [number], "arrays": [_packed(arrays)]})
 
-    done = spark.range(0, portions, 1, portions).mapInArrow(work, "portion BIGINT, arrays BINARY").toArrow()
+    done = tasks.rows(spark, portions, work, "portion BIGINT, arrays BINARY").toArrow()
     parts = dict(zip(done["portion"].to_pylist(), map(_unpacked, done["arrays"].to_pylist()), strict=True))
     place = np.argsort(np.concatenate([np.arange(k, rows.num_rows, portions) for k in range(portions)]))
     whole = {name: np.concatenate([parts[k][name] for k in range(portions)])[place] for name in parts[0]}
@@ -128,19 +127,17 @@ def _losses(
     def predict(changed: pa.Table) -> Any:
         return forecast(changed, models_uri, manifest, scoring)
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch["id"].to_pylist():
-                reason, draw = work_list[number]
-                found = (
-                    importance.loss_without(rows, outcome, reason, draw, predict, manifest, settings.recent_days)
-                    if reason != _WHOLE
-                    else importance.loss(predict(rows), outcome)
-                )
-                yield pa.record_batch({"number": [number], "loss": [found]})
+    def work(number: int) -> Iterator[pa.RecordBatch]:
+        reason, draw = work_list[number]
+        found = (
+            importance.loss_without(rows, outcome, reason, draw, predict, manifest, settings.recent_days)
+            if reason != _WHOLE
+            else importance.loss(predict(rows), outcome)
+        )
+        yield pa.record_batch({"number": [number], "loss": [found]})
 
-    tasks = min(len(work_list), spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT)
-    done = spark.range(0, len(work_list), 1, tasks).mapInArrow(work, "number BIGINT, loss DOUBLE").toArrow()
+    most = spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT
+    done = tasks.rows(spark, len(work_list), work, "number BIGINT, loss DOUBLE", most).toArrow()
     of = dict(zip(done["number"].to_pylist(), done["loss"].to_pylist(), strict=True))
     losses: dict[str, list[float]] = {}
     for number, (reason, _) in enumerate(work_list[1:], start=1):

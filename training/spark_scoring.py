@@ -6,9 +6,7 @@ and calls have multiples of some rows, so a forecast does not depend on the rows
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,6 +16,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
+from features import tasks
 from features.contract import VALUE, Contract, score_columns
 from features.errors import TrainingDataError
 from training import bundle
@@ -147,7 +146,7 @@ def scoring_udf(manifest: Manifest, models_uri: str, settings: ScoringSettings) 
 
     probabilities.__annotations__ = {"batches": Iterator[pd.DataFrame], "return": Iterator[pd.Series]}
     make: Any = f.pandas_udf  # its overloads know only function types given by number
-    return cast("Callable[[Column], Column]", make(probabilities, "array<double>"))
+    return cast("Callable[[Column], Column]", make(tasks.prompt(probabilities), "array<double>"))
 
 
 def register_scoring_udf(
@@ -268,19 +267,12 @@ def predictor_of_worker(models_uri: str, version: str, settings: ScoringSettings
 
 
 def load_once(loaded: dict[K, V], key: K, load: Callable[[], V]) -> V:
-    """What `load` gives, made by the first call with a key in this worker; TensorFlow prints nothing, takes one thread.
-
-    Spark's workers collect garbage after each task. What is loaded stays, so it is taken out of that: among all objects
-    of TensorFlow and Keras each turn takes some tenths of a second.
-    """
+    """What `load` gives, made by the first call with a key in this worker; TensorFlow is quiet and takes one thread."""
     if key not in loaded:
         quiet_tensorflow()
         bound_threads(_THREADS_PER_WORKER)
         loaded[key] = load()
-        gc.unfreeze()  # what an earlier load left and nobody holds any more
-        gc.collect()
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # libraries that look for leaks at the end would call it one
+        tasks.keep_loaded()
     return loaded[key]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from features import tasks
 from features.errors import BundleError
 from training import bundle, calibration, drift, gate
 from training.baselines import cross_fitted_markov
@@ -189,25 +190,22 @@ def _forecast(
     shards = [(k, address) for k, (address, rows) in enumerate(zip(split.uris, split.rows, strict=True)) if rows]
     most = max(1, max_rows // len(shards))
 
-    def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = predictor_of_worker(models_uri, version, scoring)
-        for batch in batches:
-            for number in batch["id"].to_pylist():
-                shard, address = shards[number]
-                rows = first_rows(address, most)
-                values = drift.feature_values(rows, contract).values() if features else []
-                yield pa.record_batch(
-                    {
-                        "shard": pa.array([shard] * rows.num_rows, pa.int32()),
-                        "current": column(rows, TIER_RANK).cast(pa.int32()),
-                        "outcome": column(rows, OUTCOME_RANK).cast(pa.int32()),
-                        "probabilities": _lists(predictor(rows)),
-                        "features": _lists(np.stack([*values], axis=1) if values else np.empty((rows.num_rows, 0))),
-                    }
-                )
+    def work(number: int) -> Iterator[pa.RecordBatch]:
+        predictor, (shard, address) = predictor_of_worker(models_uri, version, scoring), shards[number]
+        rows = first_rows(address, most)
+        values = drift.feature_values(rows, contract).values() if features else []
+        yield pa.record_batch(
+            {
+                "shard": pa.array([shard] * rows.num_rows, pa.int32()),
+                "current": column(rows, TIER_RANK).cast(pa.int32()),
+                "outcome": column(rows, OUTCOME_RANK).cast(pa.int32()),
+                "probabilities": _lists(predictor(rows)),
+                "features": _lists(np.stack([*values], axis=1) if values else np.empty((rows.num_rows, 0))),
+            }
+        )
 
-    tasks = min(len(shards), spark.sparkContext.defaultParallelism)
-    return spark.range(0, len(shards), 1, tasks).mapInArrow(work, _ROWS).toArrow().sort_by("shard")
+    found = tasks.rows(spark, len(shards), work, _ROWS, spark.sparkContext.defaultParallelism)
+    return found.toArrow().sort_by("shard")
 
 
 def _lists(matrix: Array) -> pa.Array:
