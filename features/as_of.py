@@ -49,7 +49,8 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
         if rows.num_rows:
             rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
             columns = table_of(output.kind, work.sequences, work.targets).columns
-            yield table_files.write_file(rows.select(columns), output.uri, _PARTITION, output.as_of)
+            rows = rows.select(columns)
+            yield table_files.write_file(rows, output.uri, _PARTITION, output.as_of, table_files.GROUP_MEMBERS)
 
 
 def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -167,8 +168,7 @@ class EventReader:
         late = _distinct([run.rows["user_id"] for run in runs if run.date in dates])
         if len(late):
             runs += self._of_files([f for f in needed if f not in new and f.date in dates], late)
-            day = pc.is_in(known["event_time"].cast(pa.date32()), pa.array(sorted(dates), pa.date32()))
-            known = known.filter(pc.invert(pc.and_(day, _belong(known["user_id"], late))))
+            known = _without(known, late, dates)
         return [Run(known, lambda: pa.nulls(known.num_rows, pa.string())), *sorted(runs, key=lambda run: run.date)]
 
     def _merge(self, runs: list[Run]) -> UserEvents:
@@ -287,6 +287,15 @@ def _with_day(rows: pa.Table, date: dt.date) -> pa.Table:
 
 def _empty(table: tables.Table) -> pa.Table:
     return table.arrow_schema.empty_table()
+
+
+def _without(events: pa.Table, users: pa.Array, dates: Collection[dt.date]) -> pa.Table:
+    """Events but for those of some users on some dates; of few users, so that few times are looked at."""
+    theirs = np.flatnonzero(_belong(events["user_id"], users).to_numpy())
+    days = events["event_time"].take(pa.array(theirs)).cast(pa.date32())
+    kept = np.ones(events.num_rows, bool)
+    kept[theirs[pc.is_in(days, pa.array(sorted(dates), pa.date32())).to_numpy()]] = False
+    return events if kept.all() else events.filter(pa.array(kept))
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> pa.Array:

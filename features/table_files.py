@@ -37,7 +37,10 @@ SPREAD = 1 << 16
 """How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
 
 GROUP_ROWS = 8_192
-"""The most rows of a row group, on average over the groups of a file."""
+"""The most rows of a row group, on average over the groups of a file: each range reads some of many files."""
+GROUP_MEMBERS = 32_768
+"""The same of tables of one row per member and date: a range reads all of few files, and each column of each row group
+has its cost."""
 
 Bounds = list[tuple[str | None, str | None]]
 Wanted = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]

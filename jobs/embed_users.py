@@ -65,8 +65,8 @@ def _write(
         rows = known.rows_of(known.ranges[portion])
         if rows.num_rows:
             found = embedded(rows, known.as_of, pretrained_uri, manifest, settings)
-            found = found.append_column("inputs_id", pa.repeat(inputs, rows.num_rows))
-            yield table_files.write_file(found.select(columns), uri, AS_OF, known.as_of)
+            found = found.append_column("inputs_id", pa.repeat(inputs, rows.num_rows)).select(columns)
+            yield table_files.write_file(found, uri, AS_OF, known.as_of, table_files.GROUP_MEMBERS)
 
     return tasks.files(job.spark, len(known.ranges), work)
 

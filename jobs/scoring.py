@@ -124,7 +124,8 @@ def write_scores(
         scored = forecast_rows(rows, found, manifest)
         for name, value in added.items():
             scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
-        file = table_files.write_file(scored.select(columns), uri, AS_OF, members.as_of)
+        scored = scored.select(columns)
+        file = table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.GROUP_MEMBERS)
         yield pa.record_batch({tasks.FILE: [file.to_json()], "counted": pa.array([json.dumps(counted)])})
 
     written = tasks.rows(spark, len(members.ranges), work, f"{tasks.FILE} string, counted string").collect()

@@ -75,6 +75,17 @@ class ShardSet:
             raise ValueError(f"a batch of {global_batch} rows cannot be shared equally by {len(self.uris)} shards")
         return share
 
+    def filled(self) -> tuple[int, ...]:
+        """Numbers of the shards that have rows; a shard without has no file."""
+        return tuple(number for number, rows in enumerate(self.rows) if rows)
+
+    def sample(self, number: int, most_rows: int) -> pa.Table:
+        """A shard's part of a sample of up to about `most_rows` rows of all, equally many of each that has some.
+
+        Places within a shard are hashes, so its first rows are a sample.
+        """
+        return first_rows(self.uris[number], max(1, most_rows // len(self.filled())))
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:

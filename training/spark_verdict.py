@@ -16,7 +16,7 @@ from training.baselines import cross_fitted_markov
 from training.bundle import Manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
-from training.feed import OUTCOME_RANK, ShardSet, first_rows
+from training.feed import OUTCOME_RANK, ShardSet
 from training.gate import Verdict
 from training.settings import CalibrationSettings, GateSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
@@ -186,13 +186,11 @@ def _forecast(
     features: bool,
 ) -> pa.Table:
     """Up to about `max_rows` rows of `_ROWS`, ordered by shard; without `features` these are empty."""
-    version, contract = manifest.version, manifest.contract
-    shards = [(k, address) for k, (address, rows) in enumerate(zip(split.uris, split.rows, strict=True)) if rows]
-    most = max(1, max_rows // len(shards))
+    version, contract, shards = manifest.version, manifest.contract, split.filled()
 
-    def work(number: int) -> Iterator[pa.RecordBatch]:
-        predictor, (shard, address) = predictor_of_worker(models_uri, version, scoring), shards[number]
-        rows = first_rows(address, most)
+    def work(portion: int) -> Iterator[pa.RecordBatch]:
+        predictor, shard = predictor_of_worker(models_uri, version, scoring), shards[portion]
+        rows = split.sample(shard, max_rows)
         values = drift.feature_values(rows, contract).values() if features else []
         yield pa.record_batch(
             {

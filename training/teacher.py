@@ -24,7 +24,7 @@ from features import uri
 from features.contract import Contract
 from features.errors import TrainingDataError
 from training.challengers import FIRST_SHAPE, Rows, boosted, inputs_of
-from training.feed import MEMBER, OUTCOME_RANK, WEIGHT, ShardSet, first_rows
+from training.feed import MEMBER, OUTCOME_RANK, WEIGHT, ShardSet
 from training.tensors import TIER_RANK, column
 
 
@@ -114,17 +114,12 @@ def teacher_of(
     most_rows: int,
     seed: int,
 ) -> Teacher:
-    """See `Teacher.fitted`: of each of the splits up to `most_rows` rows, equally many of each shard."""
-    known, later, taught = (_sample(split, most_rows) for split in (training, validation, learned))
-    return Teacher.fitted(known, later, taught, contract, parts, seed)
-
-
-def _sample(shards: ShardSet, most_rows: int) -> pa.Table:
-    # Places within a shard are hashes, so its first rows are a sample.
-    share = max(1, most_rows // len(shards.uris))
-    return pa.concat_tables(
-        [first_rows(address, share) for address, rows in zip(shards.uris, shards.rows, strict=True) if rows]
+    """See `Teacher.fitted`: of each of the splits a sample of up to `most_rows` rows."""
+    known, later, taught = (
+        pa.concat_tables([split.sample(shard, most_rows) for shard in split.filled()])
+        for split in (training, validation, learned)
     )
+    return Teacher.fitted(known, later, taught, contract, parts, seed)
 
 
 def _rows(table: pa.Table, contract: Contract) -> Rows:
