@@ -135,7 +135,8 @@ class UserEvents:
     def last(self, as_of: dt.date, length: int) -> Cut:
         """The last `length` events of each user before `as_of`; users without any are left out."""
         instant = midnight(as_of)
-        counts = _counts(self.micros < instant, self.offsets)
+        early = self.micros < instant
+        counts = np.diff(self.offsets) if early.all() else _counts(early, self.offsets)
         known = np.flatnonzero(counts)
         kept = np.minimum(counts[known], length)
         places = ranges(self.offsets[:-1][known] + counts[known] - kept, kept)
@@ -366,6 +367,8 @@ def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
 
 def _floats(column: pa.ChunkedArray) -> Array:
     """A numeric channel as float32 [m], NaN where null."""
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.to_numpy(), np.float32)
     if not pa.types.is_decimal(column.type):
         return np.asarray(column.cast(pa.float64()).to_numpy(), np.float32)
     found = _integers(column, 0) / MICROS
@@ -495,12 +498,14 @@ def _break_ties(
 ) -> None:
     """Order events of one user and instant by their ids, in place; `ordered`: those of one run are so already."""
     equal = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
-    group = np.concatenate([[0], np.cumsum(~equal)])[: len(rows)]
-    doubtful = equal & (run[rows][1:] != run[rows][:-1]) if ordered else equal
-    if not doubtful.any():
+    doubtful = np.flatnonzero(equal) + 1  # places of events that are of the instant of the one before
+    if ordered:
+        doubtful = doubtful[run[rows[doubtful]] != run[rows[doubtful - 1]]]
+    if not len(doubtful):
         return
+    group = np.concatenate([[0], np.cumsum(~equal)])[: len(rows)]
     chosen = np.zeros(group[-1] + 1, bool)
-    chosen[group[1:][doubtful]] = True
+    chosen[group[doubtful]] = True
     part = np.flatnonzero(chosen[group])
     of_run, begins = run[rows[part]], np.searchsorted(run, np.arange(run[-1] + 1))
     ids = np.empty(len(part), object)

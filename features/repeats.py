@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.types import StructType
 
-from features import rejections, table_files, tables, tasks
+from features import file_tasks, rejections, table_files, tables, tasks
 from features.checks import REASONS, Checks, check, is_raw
 from features.delta import scalar
 from features.table_files import SPREAD, AddedFile, TableFile
@@ -230,13 +230,13 @@ def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, r
         ]
         fresh = found[1].filter(pc.invert(pc.is_in(found[1][_IDENTITY], found[0][_IDENTITY].combine_chunks())))
         files = [table_files.write_file(fresh, uri, None, None).to_json()] if fresh.num_rows else []
-        return pa.table({tasks.FILE: pa.array(files, pa.string())})
+        return pa.table({file_tasks.FILE: pa.array(files, pa.string())})
 
     pieces = tasks.mapped(_blobs_of(rows, REJECTED), split, _PORTION)
     if known:
         pieces = pieces.unionByName(tasks.rows(spark, len(known), identities, _PORTION, _tasks(spark)))
     grouped = pieces.groupBy("portion")
-    return tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{tasks.FILE} STRING"))
+    return file_tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{file_tasks.FILE} STRING"))
 
 
 def _cut_up(rows: pa.Table, portions: int, known: bool) -> Iterator[pa.RecordBatch]:
@@ -272,11 +272,11 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
         events = pa.concat_tables([_opened(blob) for blob in blobs["blob"]]).combine_chunks()
         events = events.sort_by([(c, "ascending") for c in tables.EVENT_ORDER.split(", ")])
         file = table_files.write_file(events, uri, "event_date", key[0].as_py())
-        return pa.table({tasks.FILE: [file.to_json()]})
+        return pa.table({file_tasks.FILE: [file.to_json()]})
 
     pieces = tasks.mapped(_blobs_of(rows, ACCEPTED), split, "event_date DATE, portion LONG, blob BINARY")
     grouped = pieces.groupBy("event_date", "portion")
-    return tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{tasks.FILE} STRING"))
+    return file_tasks.collected(grouped.applyInArrow(tasks.prompt(portion_file), f"{file_tasks.FILE} STRING"))
 
 
 def _portions(rows: pa.Table, ids: str, count: int) -> Iterator[tuple[int, pa.Table]]:

@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from features import delta, table_files, tables, tasks
+from features import delta, file_tasks, table_files, tables, tasks
 from features.table_files import AddedFile, TableFile, UserRange
 from features.totals import AggregateSpec, count_column
 
@@ -130,7 +130,7 @@ def build(
     if spec.rule.points and files:
         # Points are an SQL expression over any column, which only Spark can evaluate.
         reader = spark.read.schema(delta.read(spark, events_uri).schema).option("basePath", events_uri)
-        return tasks.collected(_with_points(reader.parquet(*(f.uri for f in files)), counts, uri, spec))
+        return file_tasks.collected(_with_points(reader.parquet(*(f.uri for f in files)), counts, uri, spec))
     portions = [(day, users) for day, count in counts.items() for users in table_files.user_ranges(count)]
 
     def work(portion: int) -> Iterator[AddedFile]:
@@ -139,7 +139,7 @@ def build(
         if rows.num_rows:
             yield _write(rows, uri, day)
 
-    return tasks.files(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return file_tasks.files(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
 
 
 _TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up for
@@ -167,9 +167,9 @@ def _with_points(events: DataFrame, counts: dict[dt.date, int], uri: str, spec: 
 
     def portion_rows(key: tuple[pa.Scalar, ...], rows: pa.Table) -> pa.Table:
         day = key[0].as_py()
-        return pa.table({tasks.FILE: [_write(day_rows(rows, spec), uri, day).to_json()]})
+        return pa.table({file_tasks.FILE: [_write(day_rows(rows, spec), uri, day).to_json()]})
 
-    return rows.groupBy(_DAY, portion).applyInArrow(tasks.prompt(portion_rows), f"{tasks.FILE} string")
+    return rows.groupBy(_DAY, portion).applyInArrow(tasks.prompt(portion_rows), f"{file_tasks.FILE} string")
 
 
 def _write(rows: pa.Table, uri: str, day: dt.date) -> AddedFile:

@@ -1,19 +1,15 @@
-"""Portions of work as Spark tasks that read and write files themselves: no row becomes a JVM object."""
+"""Work as Spark tasks that run pure functions over Arrow batches: what all Python workers have in common."""
 
 from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
-
-from features.table_files import AddedFile
-
-FILE = "file"
 
 Batches = Iterator[pa.RecordBatch]
 Work = TypeVar("Work", bound=Callable[..., Any])
@@ -84,25 +80,3 @@ def rows(
                 yield from work(portion)
 
     return mapped(spark.range(0, portions, 1, max(1, min(portions, tasks or portions))), task, schema)
-
-
-def files(
-    spark: SparkSession, portions: int, work: Callable[[int], Iterator[AddedFile]], tasks: int | None = None
-) -> list[AddedFile]:
-    """The files that `work` has written for each portion, not yet committed; see `rows`."""
-
-    def written(portion: int) -> Batches:
-        for file in work(portion):
-            yield pa.record_batch({FILE: [file.to_json()]})
-
-    return collected(rows(spark, portions, written, f"{FILE} string", tasks))
-
-
-def collected(written: DataFrame) -> list[AddedFile]:
-    """The files that the rows of a frame of `FILE` name, one each, as JSON."""
-    return added(written.collect())
-
-
-def added(written: Sequence[Row]) -> list[AddedFile]:
-    """The files that collected rows name in `FILE`, one each, as JSON."""
-    return [AddedFile.from_json(row[FILE]) for row in written]

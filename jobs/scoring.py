@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from features import as_of, delta, table_files, tables, tasks
+from features import as_of, delta, file_tasks, table_files, tables, tasks
 from features.as_of import rows_of_range
 from features.contract import Contract, array_column
 from features.errors import DateError
@@ -126,11 +126,11 @@ def write_scores(
             scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
         scored = scored.select(columns)
         file = table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.GROUP_MEMBERS)
-        yield pa.record_batch({tasks.FILE: [file.to_json()], "counted": pa.array([json.dumps(counted)])})
+        yield pa.record_batch({file_tasks.FILE: [file.to_json()], "counted": pa.array([json.dumps(counted)])})
 
-    written = tasks.rows(spark, len(members.ranges), work, f"{tasks.FILE} string, counted string").collect()
+    written = tasks.rows(spark, len(members.ranges), work, f"{file_tasks.FILE} string, counted string").collect()
     parts = [Counted.from_dict(found) for row in written if (found := json.loads(row["counted"]))]
-    return tasks.added(written), functools.reduce(operator.add, parts) if parts else None
+    return file_tasks.added(written), functools.reduce(operator.add, parts) if parts else None
 
 
 def _watched(rows: pa.Table, probabilities: Array, contract: Contract) -> dict[str, Array]:
