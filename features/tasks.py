@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -28,11 +29,16 @@ def mapped(frame: DataFrame, work: Callable[[Batches], Batches], schema: StructT
 
     def task(batches: Batches) -> Batches:
         pa.set_cpu_count(1)  # Spark gives a task one core
-        if not gc.get_freeze_count():
-            keep_loaded()
+        _settle()
         yield from work(batches)
 
     return frame.mapInArrow(prompt(task), schema)
+
+
+@functools.cache
+def _settle() -> None:
+    """Once in a worker, which has imported by its first task what all need."""
+    keep_loaded()
 
 
 def prompt(work: Work) -> Work:
