@@ -151,12 +151,10 @@ class Bench:
         work = self._work(dates)
         ranges = shell.user_ranges(work, ROWS_PER_RANGE, self.spark.sparkContext.defaultParallelism)
 
-        def counted(portion: int) -> Iterator[pa.RecordBatch]:
-            rows = sum(rows.num_rows for _, rows in shell.rows_of_range(work, ranges[portion]))
-            yield pa.record_batch({"rows": [rows]})
+        def counted(portion: int) -> Iterator[int]:
+            yield sum(rows.num_rows for _, rows in shell.rows_of_range(work, ranges[portion]))
 
-        found = tasks.rows(self.spark, len(ranges), counted, "rows long").collect()
-        return sum(row["rows"] for row in found)
+        return sum(tasks.found(self.spark, len(ranges), counted))
 
     def _pass(self, dates: list[dt.date]) -> list[AddedFile]:
         work = self._work(dates)

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features import as_of as shell
-from features import delta, file_tasks, table_files
+from features import delta, table_files, tasks
 from features.contract import AGE, Contract, array_column
 from features.reading import SEQUENCES, EventReader, Output, Pass
 from features.sequences import SequenceSpec, arrays
@@ -70,7 +70,7 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
         }
         yield table_files.write_file(pa.table(columns), out, "as_of_date", as_of, table_files.GROUP_MEMBERS)
 
-    files = file_tasks.files(spark, len(ranges), build)
+    files = tasks.found(spark, len(ranges), build)
     create_table_with_add_actions(
         out,
         Schema.from_arrow(_SCHEMA.append(pa.field("as_of_date", pa.date32()))),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from features import file_tasks, snapshots, table_files, tables
+from features import snapshots, table_files, tables, tasks
 from features.aggregates import aggregate_columns
 from features.errors import DateError
 from features.outcomes import outcome_rows
@@ -33,7 +33,7 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
     ranges = user_ranges(work, rows_per_range, spark.sparkContext.defaultParallelism)
     found: dict[Output, list[AddedFile]] = {output: [] for output in work.outputs}
     outputs = {(o.uri, str(o.as_of)): o for o in work.outputs}
-    for file in file_tasks.files(spark, len(ranges), lambda k: build_range(work, ranges[k])):
+    for file in tasks.found(spark, len(ranges), lambda k: build_range(work, ranges[k])):
         found[outputs[file.table, file.partition[_PARTITION]]].append(file)
     return found
 

@@ -139,7 +139,7 @@ def build(
         if rows.num_rows:
             yield _write(rows, uri, day)
 
-    return file_tasks.files(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return tasks.found(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
 
 
 _TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up for

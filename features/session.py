@@ -29,6 +29,8 @@ _WORKERS = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 28),
     "ARROW_DEFAULT_MEMORY_POOL": "system",
+    # What Spark sets for the workers of frames alone. Set for all, tasks of frames and others share their workers.
+    "SPARK_SIMPLIFIED_TRACEBACK": "1",
 }
 """Environment of the Python workers, unless the options say otherwise."""
 

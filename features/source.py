@@ -204,7 +204,7 @@ def shorten(message: str) -> str:
 
 
 _UNREADABLE = (
-    ("it is missing or damaged", r"cannot read (\S+): it is missing"),
+    ("it is missing or damaged", r"cannot read ([^\s{]+): it is missing"),  # not the line of code that says so
     ("FAILED_READ_FILE", r"(?:file|FILE)[: ]+(\S+)"),
     ("is not a Parquet file", r"(\S+) is not a Parquet file"),
     ("CANNOT_READ_FILE_FOOTER", r"file: (\S+)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 Batches = Iterator[pa.RecordBatch]
+T = TypeVar("T")
 Work = TypeVar("Work", bound=Callable[..., Any])
 
 _SEGMENT = 1 << 16  # bytes, the longest that the loopback interface sends at once
@@ -28,7 +29,6 @@ def mapped(frame: DataFrame, work: Callable[[Batches], Batches], schema: StructT
     """
 
     def task(batches: Batches) -> Batches:
-        pa.set_cpu_count(1)  # Spark gives a task one core
         _settle()
         yield from work(batches)
 
@@ -38,6 +38,7 @@ def mapped(frame: DataFrame, work: Callable[[Batches], Batches], schema: StructT
 @functools.cache
 def _settle() -> None:
     """Once in a worker, which has imported by its first task what all need."""
+    pa.set_cpu_count(1)  # Spark gives a task one core
     keep_loaded()
 
 
@@ -68,7 +69,7 @@ def rows(
     portions: int,
     work: Callable[[int], Batches],
     schema: StructType | str,
-    tasks: int | None = None,
+    most_tasks: int | None = None,
 ) -> DataFrame:
     """The rows that `work` yields for each portion's number, as a frame that is computed when it is used.
 
@@ -77,7 +78,7 @@ def rows(
         portions: how many there are, numbered from 0.
         work: runs in Python workers, so it must be picklable.
         schema: of its rows.
-        tasks: as many portions are worked on by one task after another; None: each has a task of its own.
+        most_tasks: so many tasks take one portion after another; None: each portion has a task of its own.
     """
 
     def task(batches: Batches) -> Batches:
@@ -85,4 +86,27 @@ def rows(
             for portion in batch["id"].to_pylist():
                 yield from work(portion)
 
-    return mapped(spark.range(0, portions, 1, max(1, min(portions, tasks or portions))), task, schema)
+    return mapped(spark.range(0, portions, 1, max(1, min(portions, most_tasks or portions))), task, schema)
+
+
+def found(
+    spark: SparkSession, portions: int, work: Callable[[int], Iterable[T]], most_tasks: int | None = None
+) -> list[T]:
+    """What `work` finds for each portion's number, on the driver: little, such as the names of files it has written.
+
+    No plan is made for it as for a frame, which would take some hundredths of a second of each job.
+
+    Args:
+        spark: the session.
+        portions: how many there are, numbered from 0.
+        work: runs in Python workers; it and what it finds must be picklable.
+        most_tasks: see `rows`.
+    """
+
+    def task(numbers: Iterable[int]) -> Iterable[T]:
+        _settle()
+        for number in numbers:
+            yield from work(number)
+
+    at_once = max(1, min(portions, most_tasks or portions))
+    return spark.sparkContext.parallelize(range(portions), at_once).mapPartitions(prompt(task)).collect()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from features import delta, file_tasks, table_files, tables
+from features import delta, table_files, tables, tasks
 from features.table_files import AddedFile
 from jobs.job import Job, Run, main, parser, reconcile
 from jobs.scoring import Members, inputs_of_members, members
@@ -68,7 +68,7 @@ def _write(
             found = found.append_column("inputs_id", pa.repeat(inputs, rows.num_rows)).select(columns)
             yield table_files.write_file(found, uri, AS_OF, known.as_of, table_files.GROUP_MEMBERS)
 
-    return file_tasks.files(job.spark, len(known.ranges), work)
+    return tasks.found(job.spark, len(known.ranges), work)
 
 
 def _inputs(of_sequences: str, manifest: Manifest) -> str:

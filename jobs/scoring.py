@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import json
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from features import as_of, delta, file_tasks, table_files, tables, tasks
+from features import as_of, delta, table_files, tables, tasks
 from features.as_of import rows_of_range
 from features.contract import Contract, array_column
 from features.errors import DateError
@@ -113,24 +112,23 @@ def write_scores(
     counting = min(len(members.ranges), _COUNTING)
     most = -(-counted_rows // counting)
 
-    def work(portion: int) -> Iterator[pa.RecordBatch]:
+    def work(portion: int) -> Iterator[tuple[AddedFile, Counted | None]]:
         rows = members.rows_of(members.ranges[portion])
         if not rows.num_rows:
             return
         found = forecasts(rows, models_uri, manifest, settings)
         counted = None
         if profile is not None and portion < counting:
-            counted = profile.count(_watched(rows.slice(0, most), found[TIER][:most], manifest.contract)).to_dict()
+            counted = profile.count(_watched(rows.slice(0, most), found[TIER][:most], manifest.contract))
         scored = forecast_rows(rows, found, manifest)
         for name, value in added.items():
             scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
         scored = scored.select(columns)
-        file = table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.GROUP_MEMBERS)
-        yield pa.record_batch({file_tasks.FILE: [file.to_json()], "counted": pa.array([json.dumps(counted)])})
+        yield table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.GROUP_MEMBERS), counted
 
-    written = tasks.rows(spark, len(members.ranges), work, f"{file_tasks.FILE} string, counted string").collect()
-    parts = [Counted.from_dict(found) for row in written if (found := json.loads(row["counted"]))]
-    return file_tasks.added(written), functools.reduce(operator.add, parts) if parts else None
+    written = tasks.found(spark, len(members.ranges), work)
+    parts = [counted for _, counted in written if counted is not None]
+    return [file for file, _ in written], functools.reduce(operator.add, parts) if parts else None
 
 
 def _watched(rows: pa.Table, probabilities: Array, contract: Contract) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -99,14 +98,12 @@ def _attributions(
     averages = Averages.of(rows, manifest, settings)
     portions = spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT
 
-    def work(number: int) -> Iterator[pa.RecordBatch]:
+    def work(number: int) -> Iterator[dict[str, Any]]:
         explainer = _explainer_of_worker(models_uri, manifest, averages, settings)
         found = explainer(rows.take(pa.array(np.arange(number, rows.num_rows, portions))))
-        arrays = {f"{kind}.{t}": getattr(found, kind)[t] for kind in _KINDS for t in TARGETS}
-        yield pa.record_batch({"portion": [number], "arrays": [_packed(arrays)]})
+        yield {f"{kind}.{t}": getattr(found, kind)[t] for kind in _KINDS for t in TARGETS}
 
-    done = tasks.rows(spark, portions, work, "portion BIGINT, arrays BINARY").toArrow()
-    parts = dict(zip(done["portion"].to_pylist(), map(_unpacked, done["arrays"].to_pylist()), strict=True))
+    parts = tasks.found(spark, portions, work)  # in order
     place = np.argsort(np.concatenate([np.arange(k, rows.num_rows, portions) for k in range(portions)]))
     whole = {name: np.concatenate([parts[k][name] for k in range(portions)])[place] for name in parts[0]}
     return Attributions(reasons_of(manifest), *({t: whole[f"{kind}.{t}"] for t in TARGETS} for kind in _KINDS))
@@ -127,33 +124,20 @@ def _losses(
     def predict(changed: pa.Table) -> Any:
         return forecast(changed, models_uri, manifest, scoring)
 
-    def work(number: int) -> Iterator[pa.RecordBatch]:
+    def work(number: int) -> Iterator[float]:
         reason, draw = work_list[number]
-        found = (
+        yield (
             importance.loss_without(rows, outcome, reason, draw, predict, manifest, settings.recent_days)
             if reason != _WHOLE
             else importance.loss(predict(rows), outcome)
         )
-        yield pa.record_batch({"number": [number], "loss": [found]})
 
     most = spark.sparkContext.defaultParallelism * _PORTIONS_PER_SLOT
-    done = tasks.rows(spark, len(work_list), work, "number BIGINT, loss DOUBLE", most).toArrow()
-    of = dict(zip(done["number"].to_pylist(), done["loss"].to_pylist(), strict=True))
+    whole, *without = tasks.found(spark, len(work_list), work, most)  # in order
     losses: dict[str, list[float]] = {}
-    for number, (reason, _) in enumerate(work_list[1:], start=1):
-        losses.setdefault(reason, []).append(of[number] - of[0])
+    for (reason, _), found in zip(work_list[1:], without, strict=True):
+        losses.setdefault(reason, []).append(found - whole)
     return losses
-
-
-def _packed(arrays: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _unpacked(content: bytes) -> dict[str, Any]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _explainer_of_worker(models_uri: str, manifest: Manifest, averages: Averages, settings: ExplanationSettings) -> Any:
