@@ -23,7 +23,7 @@ from features import uri
 from features.aggregates import aggregate_columns
 from features.contract import AGE, Contract, array_column
 from features.sequences import SequenceSpec
-from features.table_files import GROUP_MEMBERS, AddedFile, TableFile, write_file
+from features.table_files import STATES, AddedFile, TableFile, write_file
 from features.tiers import MICROS, TierRule
 from features.totals import AggregateSpec
 from jobs.scoring import Members, score, write_scores
@@ -102,7 +102,7 @@ def sampled(files: Sequence[AddedFile], users: int, place: str, as_of: dt.date) 
     for file in files:
         rows = pq.ParquetFile(uri.join(file.table, file.path)).read()
         rows = rows.take(np.arange(0, rows.num_rows, step))
-        added = write_file(rows, place, AS_OF, as_of, GROUP_MEMBERS)
+        added = write_file(rows, place, AS_OF, as_of, STATES)
         low, high = rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
         found.append(TableFile(uri.join(place, added.path), as_of, rows.num_rows, low, high))
     return found
@@ -228,13 +228,10 @@ class BareLoop:
 def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
     predictor = predictor_of_worker(models, version, SETTINGS)
     encoded = Encoded.of(rows.combine_chunks(), predictor.contract, predictor.encoding)
-    calls = [
-        (members, encoded.padded(members, width, predictor.rows_of_call(len(members))))
-        for members, width in predictor.calls(encoded.lengths)
-    ]
+    calls = [tensors for _, tensors in predictor.calls(encoded)]
     while True:
         barrier.wait()
-        for _, tensors in calls:
+        for tensors in calls:
             predictor.network(tensors).numpy()
         barrier.wait()
 

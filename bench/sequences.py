@@ -68,7 +68,7 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
             "length": pa.array(cut.lengths.astype(np.int32)),
             **arrays(merged, cut, as_of, work.sequences.contract),
         }
-        yield table_files.write_file(pa.table(columns), out, "as_of_date", as_of, table_files.GROUP_MEMBERS)
+        yield table_files.write_file(pa.table(columns), out, "as_of_date", as_of, table_files.STATES)
 
     files = tasks.found(spark, len(ranges), build)
     create_table_with_add_actions(

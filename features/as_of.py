@@ -50,7 +50,8 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
             rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
             columns = table_of(output.kind, work.sequences, work.targets).columns
             rows = rows.select(columns)
-            yield table_files.write_file(rows, output.uri, _PARTITION, output.as_of, table_files.GROUP_MEMBERS)
+            layout = table_files.MEMBERS if output.kind == OUTCOMES else table_files.STATES
+            yield table_files.write_file(rows, output.uri, _PARTITION, output.as_of, layout)
 
 
 def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:

@@ -66,7 +66,7 @@ def _write(
         if rows.num_rows:
             found = embedded(rows, known.as_of, pretrained_uri, manifest, settings)
             found = found.append_column("inputs_id", pa.repeat(inputs, rows.num_rows)).select(columns)
-            yield table_files.write_file(found, uri, AS_OF, known.as_of, table_files.GROUP_MEMBERS)
+            yield table_files.write_file(found, uri, AS_OF, known.as_of, table_files.MEMBERS)
 
     return tasks.found(job.spark, len(known.ranges), work)
 

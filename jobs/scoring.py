@@ -124,7 +124,7 @@ def write_scores(
         for name, value in added.items():
             scored = scored.append_column(name, pa.repeat(value, scored.num_rows))
         scored = scored.select(columns)
-        yield table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.GROUP_MEMBERS), counted
+        yield table_files.write_file(scored, uri, AS_OF, members.as_of, table_files.MEMBERS), counted
 
     written = tasks.found(spark, len(members.ranges), work)
     parts = [counted for _, counted in written if counted is not None]

@@ -24,7 +24,7 @@ from training.bundle import Manifest
 from training.distributed import bound_threads, quiet_tensorflow
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
-from training.tensors import AS_OF, TIER_RANK, Array, Encoded, column, input_schema
+from training.tensors import AS_OF, TIER_RANK, Array, Encoded, Tensors, column, input_schema
 
 TIER = "tier"
 """The output of every network: probabilities by tier rank."""
@@ -37,6 +37,9 @@ _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts o
 ROWS_TOGETHER = 64
 """Calls of a multiple of these rows compute each row alike, bit by bit: so many fill the vectors and blocks of matrix
 products. Fewer would leave fewer empty rows, but change the last digit."""
+
+_CALLS_PADDED = 8
+"""So many calls are padded at once: between calls all that pads has left the processor's caches."""
 
 _loaded: dict[tuple[str, str, str], Predictor] = {}
 """Predictors of this Python worker by models URI, version and settings: it outlives tasks, closures do not."""
@@ -58,7 +61,7 @@ class NetworkCalls:
     Attributes:
         contract: what the rows mean.
         encoding: vocabulary and normalisation.
-        network: from padded tensors of some rows, see `rows_of_call`, to the outputs, side by side.
+        network: from the padded tensors of a call, see `calls`, to the outputs, side by side.
     """
 
     def __init__(self, model: Any, manifest: Manifest, settings: ScoringSettings, *outputs: str) -> None:
@@ -68,11 +71,11 @@ class NetworkCalls:
 
         self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
         self._sizes = {name: model.output[name].shape[-1] for name in outputs}
-        self._rows, padding = settings.model_rows, settings.padding
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
-        self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), padding)
+        self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), settings.padding)
         # XLA compiles each shape anew.
-        self._together = self._rows if settings.xla else min(self._rows, ROWS_TOGETHER)
+        self._together = settings.model_rows if settings.xla else min(settings.model_rows, ROWS_TOGETHER)
+        self._rows = _rounded_up(settings.model_rows, self._together)
         rows, self._inputs = self._rows if settings.xla else None, list(model.input)
         signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in self._inputs}
         self.network = tf.function(
@@ -90,25 +93,32 @@ class NetworkCalls:
         """Each output [n, its size] float64; raises ValueError if the network gives numbers that are not finite."""
         encoded = Encoded.of(rows, self.contract, self.encoding)
         found = np.empty((rows.num_rows, sum(self._sizes.values())))
-        for members, width in self.calls(encoded.lengths):
-            tensors = encoded.padded(members, width, self.rows_of_call(len(members)))
-            found[members] = self.network({name: tensors[name] for name in self._inputs}).numpy()[: len(members)]
+        for members, tensors in self.calls(encoded):
+            found[members] = self.network(tensors).numpy()[: len(members)]
         if not np.isfinite(found).all():
             raise ValueError(f"model {self._version} gives numbers that are not finite")
         ends = np.cumsum([*self._sizes.values()])[:-1]
         return dict(zip(self._sizes, np.split(found, ends, axis=1), strict=True))
 
-    def rows_of_call(self, members: int) -> int:
-        """Rows of a call for so many members, the last ones empty; answers are equal for any number that this gives."""
-        return -(-members // self._together) * self._together
+    def calls(self, encoded: Encoded) -> Iterator[tuple[Array, Tensors]]:
+        """The rows of each call of the network and their tensors, padded by the rows' own lengths.
 
-    def calls(self, lengths: Array) -> Iterator[tuple[Array, int]]:
-        """The rows [up to `model_rows`] and padded width of each call of the network, by the rows' own lengths."""
-        step = np.searchsorted(self._widths, np.minimum(lengths, self._widths[-1]))
+        Of up to `model_rows` rows, rounded up to so many that the answers do not depend on it; the last are empty.
+        """
+        step = np.searchsorted(self._widths, np.minimum(encoded.lengths, self._widths[-1]))
         for k in np.unique(step):
-            members = np.flatnonzero(step == k)
-            for start in range(0, len(members), self._rows):
-                yield members[start : start + self._rows], int(self._widths[k])
+            alike = np.flatnonzero(step == k)
+            for start in range(0, len(alike), _CALLS_PADDED * self._rows):
+                members = alike[start : start + _CALLS_PADDED * self._rows]
+                rows = _rounded_up(len(members), self._together)
+                tensors = encoded.padded(members, int(self._widths[k]), rows)
+                for begin in range(0, rows, self._rows):
+                    call = slice(begin, begin + self._rows)
+                    yield members[call], {name: tensors[name][call] for name in self._inputs}
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _side_by_side(found: Any, outputs: Sequence[str]) -> Any:

@@ -169,8 +169,9 @@ class Encoded:
         batches = [rows] if isinstance(rows, pa.RecordBatch) else _whole_batches(rows, contract)
         events = [_Events.of(batch, contract) for batch in batches]
         count = sum(len(e.day) for e in events)
-        channels = np.zeros((count + 1, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
-        codes = np.zeros((count + 1, len(encoding.vocabulary)), np.int32)
+        channels = np.empty((count + 1, len(TIME_CHANNELS) + len(contract.numeric)), np.float32)
+        codes = np.empty((count + 1, len(encoding.vocabulary)), np.int32)
+        channels[count], codes[count] = 0, PADDING
         begin = 0
         for part in events:
             end = begin + len(part.day)
@@ -256,7 +257,7 @@ def aggregate_inputs(rows: pa.Table | pa.RecordBatch, contract: Contract, encodi
     raw = {name: aggregate_values(rows, name) for name in contract.aggregates}
     scaled = [encoding.aggregates[name].apply(values) for name, values in raw.items()]
     missing = [np.isnan(raw[name]).astype(np.float32) for name in encoding.indicated]
-    return np.stack([*scaled, *missing], axis=1)
+    return np.ascontiguousarray(np.array([*scaled, *missing]).T)  # in a fifth of the time of np.stack(axis=1)
 
 
 def aggregate_values(rows: pa.Table | pa.RecordBatch, name: str) -> Array:
@@ -309,9 +310,18 @@ def _logged(events: _Events, contract: Contract) -> dict[str, Array]:
     gap[events.first()] = 0
     found = {"age": _logged_days(events.age), "gap": _logged_days(np.maximum(gap, 0, out=gap))}
     for channel in contract.numeric:
-        raw = events.flat[array_column(channel)].cast(pa.float32()).to_numpy(zero_copy_only=False)
-        found[channel] = signed_log(raw)
+        found[channel] = signed_log(_floats(events.flat[array_column(channel)].cast(pa.float32())))
     return found
+
+
+def _floats(values: pa.Array) -> Array:
+    """Float32 values as an array, NaN where null: `to_numpy`, which asks of each whether it is there, in a fifth."""
+    if not values.null_count:
+        return np.asarray(values)
+    there, numbers = values.buffers()
+    begin, end = values.offset, values.offset + len(values)
+    absent = np.unpackbits(np.frombuffer(there, np.uint8), bitorder="little")[begin:end].astype(np.int32) - 1
+    return (np.frombuffer(numbers, np.int32)[begin:end] | absent).view(np.float32)  # all bits set are a NaN
 
 
 def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
@@ -321,16 +331,19 @@ def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
 
 def _fill_channels(found: Array, events: _Events, contract: Contract, encoding: Encoding) -> None:
     """Write the channels of all events into `found` [events, C]."""
+    by_channel = np.empty(found.T.shape, np.float32)  # to write each across all events takes longer than to turn them
     logged = _logged(events, contract)
     for place, name in enumerate(["age", "gap", *[None] * 4, *contract.numeric]):
         if name is not None:
-            found[:, place] = encoding.channels[name].apply(logged[name])
+            by_channel[place] = encoding.channels[name].apply(logged[name])
     # The as-of instant is midnight UTC, so age alone gives the time of day; whole seconds lose nothing to rounding.
     since_monday = (events.day + _EPOCH_WEEKDAY) * _DAY - events.age
     for place, turn in ((2, _WEEK), (4, _DAY)):
         since_monday -= since_monday // turn * turn
         phase = np.multiply(since_monday, 2 * np.pi / turn, dtype=np.float32, casting="unsafe")
-        found[:, place], found[:, place + 1] = np.sin(phase), np.cos(phase)
+        np.sin(phase, out=by_channel[place])
+        np.cos(phase, out=by_channel[place + 1])
+    found[:] = by_channel.T
 
 
 def _fill_codes(found: Array, events: _Events, encoding: Encoding) -> None:
@@ -345,4 +358,4 @@ def _coded(words: pa.Array, vocabulary: pa.Array) -> Array:
         found = pc.index_in(words, vocabulary).fill_null(UNKNOWN - FIRST_CODE).to_numpy(zero_copy_only=False)
         return np.asarray(found + FIRST_CODE)
     of_word = np.append(_coded(words.dictionary, vocabulary), UNKNOWN)  # the last one is for null
-    return of_word[words.indices.fill_null(len(words.dictionary)).to_numpy(zero_copy_only=False)]
+    return of_word.take(words.indices.fill_null(len(words.dictionary)).to_numpy(zero_copy_only=False))

@@ -17,7 +17,7 @@ from features.reading import OUTCOMES, SEQUENCES, SNAPSHOTS, Output, Pass
 from features.rollup import day_rows
 from features.sequences import SequenceSpec
 from features.snapshots import Snapshot
-from features.table_files import TableFile, user_ranges, write_file
+from features.table_files import Layout, TableFile, user_ranges, write_file
 from features.tiers import TierRule
 from tests.kernel import reference as ref
 from tests.kernel.reference import D, Event
@@ -41,13 +41,13 @@ class Tables:
         for date in sorted({ref.day_of(e) for e in events}):
             own = sorted((e for e in events if ref.day_of(e) == date), key=_total_order)
             rows = pa.Table.from_pylist([{**e, "ingested_at": e["event_time"]} for e in own], SCHEMA)
-            self.events.append(self.write("events", "event_date", date, rows))
-            self.days.append(self.write("user_days", "day", date, day_rows(rows, self.spec.aggregates)))
+            self.events.append(self.write("events", "event_date", date, rows, Layout(3)))
+            self.days.append(self.write("user_days", "day", date, day_rows(rows, self.spec.aggregates), Layout(3)))
         for files in (self.events, self.days):
             files.sort(key=lambda f: (f.date, f.uri))
 
-    def write(self, name: str, partition: str, date: dt.date, rows: pa.Table, group_rows: int = 3) -> TableFile:
-        added = write_file(rows, f"{self.folder}/{name}", partition, date, group_rows)
+    def write(self, name: str, partition: str, date: dt.date, rows: pa.Table, layout: Layout) -> TableFile:
+        added = write_file(rows, f"{self.folder}/{name}", partition, date, layout)
         users = rows["user_id"].to_pylist()
         return TableFile(f"{self.folder}/{name}/{added.path}", date, added.rows, min(users), max(users))
 
@@ -60,7 +60,9 @@ class Tables:
         for users in user_ranges(ranges):
             for _, rows in rows_of_range(self.plan([(SNAPSHOTS, as_of)], earlier), users):
                 if rows.num_rows:
-                    files.append(self.write("snapshots", "as_of_date", as_of, rows.select(columns), 2))
+                    files.append(
+                        self.write("snapshots", "as_of_date", as_of, rows.select(columns), Layout(2, quick=True))
+                    )
         then = list(self.events), list(self.days)
         return Snapshot(as_of, files, (), (), ()), *then
 

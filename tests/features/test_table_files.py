@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 
 from features import table_files
-from features.table_files import TableFile, UserRange, read_range, user_ranges, write_file
+from features.table_files import MEMBERS, STATES, Layout, TableFile, UserRange, read_range, user_ranges, write_file
 
 DATE = dt.date(2024, 1, 1)
 COLUMNS = ["user_id", "place", "shop"]
@@ -34,8 +36,8 @@ def pseudonyms(count: int, seed: int, low: float = 0, high: float = 1) -> list[s
     return [f"{int(random.uniform(low, high) * (16**32 - 1)):032x}" for _ in range(count)]
 
 
-def written(folder: Path, rows: pa.Table, group_rows: int) -> TableFile:
-    added = write_file(rows, str(folder), "day", DATE, group_rows)
+def written(folder: Path, rows: pa.Table, group_rows: int, quick: bool = False) -> TableFile:
+    added = write_file(rows, str(folder), "day", DATE, Layout(group_rows, quick))
     return TableFile(
         f"{folder}/{added.path}", DATE, added.rows, rows["user_id"][0].as_py(), rows["user_id"][-1].as_py()
     )
@@ -54,6 +56,7 @@ def groups_of(file: TableFile) -> list[list[str]]:
     repeated=st.integers(1, 4),
     group_rows=st.integers(1, 50),
     ranges=st.sampled_from([1, 2, 3, 4, 8, 12, 32]),
+    quick=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_range_reads_its_own_rows(
@@ -64,9 +67,10 @@ def test_every_range_reads_its_own_rows(
     repeated: int,
     group_rows: int,
     ranges: int,
+    quick: bool,
 ) -> None:
     rows = rows_of(pseudonyms(count, seed, *share) * repeated)
-    file = written(tmp_path_factory.mktemp("files"), rows, group_rows)
+    file = written(tmp_path_factory.mktemp("files"), rows, group_rows, quick)
     groups = groups_of(file)
     assert [one for group in groups for one in group] == rows["user_id"].to_pylist()
     assert all(0 < len(group) <= 2 * group_rows for group in groups)
@@ -76,6 +80,41 @@ def test_every_range_reads_its_own_rows(
                 found = read_range(file, users, COLUMNS, words)
                 mine = [row for row in rows.to_pylist() if users.holds(pa.array([row["user_id"]]))[0]]
                 assert found.to_pylist() == mine, turn
+
+
+@pytest.mark.parametrize("layout", [MEMBERS, STATES])
+def test_arrow_and_spark_read_what_is_written_in_any_layout(
+    spark: SparkSession, tmp_path: Path, layout: Layout
+) -> None:
+    random, instant = Random(4), dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    lengths = [None, *(random.choice([0, 1, 7]) for _ in range(2999))]
+
+    def lists(value: Callable[[], object]) -> list[list[object] | None]:
+        return [None if n is None else [value() for _ in range(n)] for n in lengths]
+
+    def some(value: Callable[[], object]) -> list[object]:
+        return [None if random.random() < 0.2 else value() for _ in lengths]
+
+    ages, amounts = lambda: random.randint(-5, 2**40), lambda: random.choice([None, 0.5, float("inf"), -0.0])
+    columns = {
+        "user_id": (sorted(pseudonyms(3000, 5)), pa.string()),
+        "whole": (some(ages), pa.int64()),
+        "small": (some(lambda: random.randint(0, 3)), pa.int32()),
+        "amount": (some(amounts), pa.float64()),
+        "money": (some(lambda: Decimal(random.randint(-(10**9), 10**9)).scaleb(-6)), pa.decimal128(28, 6)),
+        "instant": (some(lambda: instant + dt.timedelta(microseconds=ages())), pa.timestamp("us", "UTC")),
+        "flag": (some(lambda: random.random() < 0.5), pa.bool_()),
+        "ages": (lists(ages), pa.list_(pa.int64())),
+        "amounts": (lists(amounts), pa.list_(pa.float32())),
+        "sums": (lists(lambda: Decimal(random.randint(0, 99)).scaleb(-6)), pa.list_(pa.decimal128(18, 6))),
+        "words": (lists(lambda: random.choice(["a", "b", None])), pa.list_(pa.string())),
+    }
+    rows = pa.table({name: pa.array(values, kind) for name, (values, kind) in columns.items()})
+    added = write_file(rows, str(tmp_path), "day", DATE, layout)
+    path = f"{tmp_path}/{added.path}"
+    assert pq.ParquetFile(path).read().equals(rows)
+    read_by_spark = spark.read.parquet(path).toArrow().cast(rows.schema)
+    assert read_by_spark.sort_by("user_id").equals(rows)
 
 
 def test_a_row_group_is_of_one_range(tmp_path: Path) -> None:
@@ -98,7 +137,7 @@ def test_rows_of_a_table_without_partitions_come_in_any_order_some_without_a_use
     rows = rows_of(pseudonyms(250, 2))
     users = [None, *rows["user_id"].to_pylist()[::-1][1:-1], None]
     rows = rows.set_column(0, "user_id", pa.array(users, pa.string()))
-    added = write_file(rows, str(tmp_path), None, None, 100)
+    added = write_file(rows, str(tmp_path), None, None, Layout(100))
     assert pq.read_table(f"{tmp_path}/{added.path}").to_pylist() == rows.to_pylist()
     assert added.rows == 250
 

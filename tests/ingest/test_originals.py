@@ -13,7 +13,7 @@ from pyspark.sql import functions as f
 from features import delta
 from features.checks import raw
 from features.rejections import MALFORMED_LINE, of_lines, of_rows, originals
-from features.table_files import GROUP_ROWS, file_uris
+from features.table_files import MANY_ROWS, file_uris
 from tests.ingest.builders import ingest, reconciles, row
 from tests.ingest.builders import of_rows as settings_of_rows
 
@@ -101,9 +101,10 @@ def test_bad_input_many_refused_rows_are_several_files_and_later_ones_add_only_w
 
 
 def test_bad_input_more_refused_rows_than_a_row_group_holds(spark: SparkSession, tmp_path: Path) -> None:
-    rows = [row("fine"), *(row(f"bad {n}", who="" if n % 2 else f"u{n}", paid="-1") for n in range(GROUP_ROWS + 100))]
+    many = MANY_ROWS.group_rows + 100
+    rows = [row("fine"), *(row(f"bad {n}", who="" if n % 2 else f"u{n}", paid="-1") for n in range(many))]
     found = ingest(spark, settings_of_rows(tmp_path, rows))
-    assert len(found.rejected) == GROUP_ROWS + 100
-    assert len({r["rejection_id"] for r in found.rejected}) == GROUP_ROWS + 100
-    assert sum(r["user_id"] is None for r in found.rejected) == GROUP_ROWS // 2 + 50
+    assert len(found.rejected) == many
+    assert len({r["rejection_id"] for r in found.rejected}) == many
+    assert sum(r["user_id"] is None for r in found.rejected) == many // 2
     assert reconciles(found.run)

@@ -34,7 +34,7 @@ from training.spark_scoring import (
     register_scoring_udf,
     width_ladder,
 )
-from training.tensors import input_schema, to_tensors
+from training.tensors import Encoded, input_schema, to_tensors
 
 ROWS = example_rows(130, 3)
 DATE, MOMENT = dt.date(2025, 3, 1), dt.datetime(2025, 3, 2, tzinfo=dt.UTC)
@@ -102,12 +102,28 @@ def test_half_precision_changes_probabilities_little(models: str, manifest: Mani
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_forecast_does_not_depend_on_how_many_rows_a_call_has(models: str, name: str) -> None:
     own = _bundle(models, name)
-    predictor = predictor_of_worker(models, own.version, SCORING.model_copy(update={"model_rows": 256}))
+    predictor = predictor_of_worker(models, own.version, SCORING.model_copy(update={"model_rows": 250}))
     many = pa.concat_tables([SEQUENCES] * 2)
-    assert {predictor.rows_of_call(n) for n in (1, 64, 65, 256)} == {64, 128, 256}
     whole = predictor(many)
     for few in (1, 7, 64, 130):
         np.testing.assert_array_equal(predictor(many.slice(11, few)), whole[11 : 11 + few])
+
+
+def test_each_row_is_in_one_call_of_its_own_width(models: str, manifest: Manifest) -> None:
+    many = pa.concat_tables([SEQUENCES] * 12)
+    encoded = Encoded.of(many, CONTRACT, manifest.encoding)
+    for rows, together in ((16, 16), (64, 64), (100, 64)):
+        predictor = predictor_of_worker(models, manifest.version, SCORING.model_copy(update={"model_rows": rows}))
+        calls = list(predictor.calls(encoded))
+        assert sorted(np.concatenate([members for members, _ in calls])) == list(range(len(many)))
+        sizes = [len(tensors["mask"]) for _, tensors in calls]
+        assert max(sizes) == -(-rows // together) * together
+        assert {size % together for size in sizes} == {0}
+        for members, tensors in calls:
+            mask = tensors["mask"]
+            assert mask.shape[1] == 1 or mask[: len(members)].mean(axis=1).min() >= 1 - SCORING.padding
+            np.testing.assert_array_equal(mask.sum(axis=1)[: len(members)], encoded.lengths[members].clip(max=24))
+            assert not mask[len(members) :].any()
 
 
 def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, manifest: Manifest) -> None:
