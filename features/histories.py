@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features import floats
 from features.tiers import MICROS, Ints
 
 Array = npt.NDArray[Any]
@@ -69,12 +70,14 @@ class Categories:
 
     def take(self, rows: Ints) -> pa.DictionaryArray:
         """The entries at `rows`, with a dictionary of just the values that they have."""
-        codes, values = self.codes[rows], self.values
-        used = np.bincount(codes + 1, minlength=len(values) + 1)[1:] > 0
-        if not used.all():
-            codes = np.append(np.cumsum(used) - 1, -1).astype(np.int32)[codes]
-            values = values.filter(pa.array(used))
-        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
+        codes, values = self.codes.take(rows), self.values
+        used = np.zeros(len(values) + 1, bool)
+        used[codes] = True  # the last entry is of -1, no value
+        of_values, absent = used[:-1], codes < 0 if used[-1] else None
+        if not of_values.all():
+            codes = np.append(np.cumsum(of_values) - 1, -1).astype(np.int32).take(codes)
+            values = values.filter(pa.array(of_values))
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,7 @@ class UserEvents:
         numeric: Sequence[str],
         categorical: Sequence[str],
         ids_of_run: Callable[[int], pa.Array] | None = None,
+        left_out: Ints | None = None,
     ) -> UserEvents:
         """Merge runs of `user_id`, `event_time` and the channels.
 
@@ -114,12 +118,17 @@ class UserEvents:
             ids_of_run: gives a run's event ids by its place in `runs`, and promises that every run is in the total
                 order by itself: ids are then read only where events of one instant lie in several runs. None: the
                 runs hold `event_id`, in any order.
+            left_out: places of rows, of all runs one after the other, that are not looked at.
         """
         table = pa.concat_tables([r.select(["user_id", "event_time", *categorical]) for r in runs])
         users, codes = _codes(table["user_id"])
         micros = _integers(table["event_time"], NEVER)
         rows = _stable_order(codes, len(users))
-        codes, times = codes[rows], micros[rows]
+        if left_out is not None:
+            kept = np.ones(len(rows), bool)
+            kept[left_out] = False
+            rows = rows[kept.take(rows)]
+        codes, times = codes.take(rows), micros.take(rows)
         _sort_by_time(rows, codes, times, len(users))
         run = np.repeat(np.arange(len(runs)), [r.num_rows for r in runs])
         _break_ties(rows, codes, times, run, ids_of_run or (lambda k: runs[k]["event_id"]), ids_of_run is not None)
@@ -310,6 +319,7 @@ _TIMES = {
     "last_event_time": "last_event_us",
     "last_purchase_time": "last_purchase_us",
 }
+_NO_FLOATS = np.empty(0, np.float32)
 _LARGEST = 2**63 - 1
 _ID_BYTES = 32
 _COMPARED = 1 << 14  # ids at once: half a megabyte, which stays in the cache
@@ -348,11 +358,13 @@ def _decimal_words(column: pa.Array) -> tuple[Ints, Ints]:
     return np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
 
 
-def distinct_ids(parts: Sequence[pa.Array]) -> pa.Array:
-    """The ids of all parts, each of which ascends, once and ascending."""
-    first, *others = parts
-    new = [ids.filter(pc.invert(pc.is_in(ids, first))) for ids in others if len(ids)]
-    return _codes(pa.chunked_array([first, *new]))[0] if any(map(len, new)) else first
+def merged_ids(first: pa.Array, second: pa.Array) -> tuple[pa.Array, Ints]:
+    """The ids of two arrays, each of which ascends, once and ascending, and the places of the first ones."""
+    both = pa.concat_arrays([first, second.filter(pc.invert(pc.is_in(second, first)))])
+    if len(both) == len(first):
+        return first, np.arange(len(first))
+    order = pc.sort_indices(both)
+    return both.take(order), np.flatnonzero(order.to_numpy() < len(first))
 
 
 def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
@@ -368,7 +380,7 @@ def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
 def _floats(column: pa.ChunkedArray) -> Array:
     """A numeric channel as float32 [m], NaN where null."""
     if pa.types.is_floating(column.type):
-        return np.asarray(column.to_numpy(), np.float32)
+        return np.concatenate([floats.from_arrow(c) for c in column.cast(pa.float32()).chunks] or [_NO_FLOATS])
     if not pa.types.is_decimal(column.type):
         return np.asarray(column.cast(pa.float64()).to_numpy(), np.float32)
     found = _integers(column, 0) / MICROS
@@ -384,7 +396,7 @@ def _categories(column: pa.ChunkedArray) -> Categories:
     words = chunks[0].dictionary.cast(pa.string()) if chunks else pa.array([], pa.string())
     order = pc.sort_indices(words).to_numpy()
     place = np.append(np.argsort(order), -1).astype(np.int32)  # the last entry is what -1, no value, becomes
-    codes = [place[c.indices.fill_null(-1).to_numpy()] for c in chunks]
+    codes = [place.take(c.indices.fill_null(-1).to_numpy()) for c in chunks]
     return Categories(np.concatenate(codes) if codes else place[:0], words.take(pa.array(order)))
 
 
@@ -464,7 +476,16 @@ def _factorize_ids(words: pa.Array) -> tuple[Ints, pa.Array] | None:
 
 
 def _stable_order(codes: Ints, count: int) -> Ints:
-    """Stable argsort of codes below `count`."""
+    """Stable argsort of codes below `count`. Where half of them ascend, as in a snapshot, the rest is put between."""
+    falls = codes[1:] < codes[:-1]
+    ascending = int(falls.argmax()) + 1 if falls.any() else len(codes)
+    if 2 * ascending < len(codes):
+        return _radix_order(codes, count)
+    rest = ascending + _radix_order(codes[ascending:], count)
+    return np.insert(np.arange(ascending), np.searchsorted(codes[:ascending], codes[rest], side="right"), rest)
+
+
+def _radix_order(codes: Ints, count: int) -> Ints:
     order = np.argsort((codes % _RADIX).astype(np.uint16), kind="stable")
     if count > _RADIX:
         order = order[np.argsort((codes[order] // _RADIX).astype(np.uint16), kind="stable")]

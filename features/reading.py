@@ -18,6 +18,7 @@ from features.histories import DayHistory, UserDays, UserEvents, cut_run, in_ste
 from features.sequences import SequenceSpec
 from features.snapshots import Snapshot, Standing
 from features.table_files import TableFile, UserRange, read_range
+from features.tiers import Ints
 from features.totals import Carried, Totals, carried_columns, counted, leaving_days
 
 SEQUENCES, OUTCOMES, SNAPSHOTS = "sequences", "outcomes", "snapshots"
@@ -117,11 +118,19 @@ class RangeReader:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Events of one date, or of a snapshot; `ids` reads their event ids, which are rarely needed."""
+    """Events of one date, or of a snapshot.
+
+    Attributes:
+        rows: the events.
+        ids: reads their event ids, which are rarely needed.
+        date: of all of them; of a snapshot the least.
+        left_out: places of those that are read anew from their files.
+    """
 
     rows: pa.Table
     ids: Callable[[], pa.Array]
     date: dt.date = dt.date.min
+    left_out: Ints | None = None
 
 
 class EventReader:
@@ -168,15 +177,17 @@ class EventReader:
         late = _distinct([run.rows["user_id"] for run in runs if run.date in dates])
         if len(late):
             runs += self._of_files([f for f in needed if f not in new and f.date in dates], late)
-            known = _without(known, late, dates)
-        return [Run(known, lambda: pa.nulls(known.num_rows, pa.string())), *sorted(runs, key=lambda run: run.date)]
+        left_out = _of_users_and_dates(known, late, dates) if len(late) else None
+        first = Run(known, lambda: pa.nulls(known.num_rows, pa.string()), left_out=left_out)
+        return [first, *sorted(runs, key=lambda run: run.date)]
 
     def _merge(self, runs: list[Run]) -> UserEvents:
         attributes = [c for c in self._channels if c not in ("amount", "event_type")]
         tables_ = [run.rows for run in runs]
         tables_ = tables_ or [_empty(tables.events(dict.fromkeys(attributes, "categorical"))).select(self._columns)]
         ids = (lambda k: runs[k].ids()) if self._work.sorted_events else None
-        return UserEvents.from_runs(tables_, self._contract.numeric, self._contract.categorical, ids)
+        left_out = runs[0].left_out if runs else None
+        return UserEvents.from_runs(tables_, self._contract.numeric, self._contract.categorical, ids, left_out)
 
     def _arrived(self, run: Run, as_of: dt.date) -> Run:
         early = pc.less(run.rows["ingested_at"], pa.scalar(midnight(as_of), pa.timestamp("us", "UTC")))
@@ -289,13 +300,11 @@ def _empty(table: tables.Table) -> pa.Table:
     return table.arrow_schema.empty_table()
 
 
-def _without(events: pa.Table, users: pa.Array, dates: Collection[dt.date]) -> pa.Table:
-    """Events but for those of some users on some dates; of few users, so that few times are looked at."""
+def _of_users_and_dates(events: pa.Table, users: pa.Array, dates: Collection[dt.date]) -> Ints:
+    """Places of the events of some users on some dates; of few users, so that few times are looked at."""
     theirs = np.flatnonzero(_belong(events["user_id"], users).to_numpy())
     days = events["event_time"].take(pa.array(theirs)).cast(pa.date32())
-    kept = np.ones(events.num_rows, bool)
-    kept[theirs[pc.is_in(days, pa.array(sorted(dates), pa.date32())).to_numpy()]] = False
-    return events if kept.all() else events.filter(pa.array(kept))
+    return theirs[pc.is_in(days, pa.array(sorted(dates), pa.date32())).to_numpy()]
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> pa.Array:

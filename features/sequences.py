@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features import floats
 from features.aggregates import aggregate
 from features.contract import AGE, Contract, array_column
 from features.histories import Cut, UserEvents, midnight
@@ -36,7 +37,7 @@ def channel_arrays(events: UserEvents, cut: Cut, contract: Contract) -> dict[str
     """The array columns of the channels alone."""
     found = {}
     for channel in contract.numeric:
-        found[array_column(channel)] = pa.array(events.numbers[channel][cut.rows], from_pandas=True)
+        found[array_column(channel)] = floats.as_arrow(events.numbers[channel].take(cut.rows))
     for channel in contract.categorical:
         found[array_column(channel)] = events.categories[channel].take(cut.rows)
     return {name: lists(values, cut.lengths) for name, values in found.items()}

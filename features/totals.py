@@ -24,7 +24,7 @@ from features.histories import (
     UserDays,
     date_of,
     day_number,
-    distinct_ids,
+    merged_ids,
 )  # fmt: skip
 from features.tiers import MICROS, Ints, TierRule
 
@@ -183,18 +183,13 @@ class Carried:
             spec: windows, event types and tier rule.
         """
         self._start, self._added, self._leaving, self._late, self._spec = start, added, leaving, of_late, spec
-        self.users = distinct_ids([start.users, added.users])
-        self._at = {part: _places(self.users, ids) for part, ids in self._parts().items()}
+        self.users, at_start = merged_ids(start.users, added.users)
+        parts = {"added": added.users, "leaving": leaving.users, "late": of_late.users}
+        at = pc.index_in(pa.concat_arrays([*parts.values()]), self.users).to_numpy().astype(np.int64)
+        ends = np.cumsum([len(ids) for ids in parts.values()])
+        self._at = {"start": at_start, **dict(zip(parts, np.split(at, ends[:-1]), strict=True))}
         self._gap = _purchase_gaps(added, spec.purchases)
         self._changes: Ints | None = None
-
-    def _parts(self) -> dict[str, pa.Array]:
-        return {
-            "start": self._start.users,
-            "added": self._added.users,
-            "leaving": self._leaving.users,
-            "late": self._late.users,
-        }
 
     def at(self, as_of: dt.date) -> Totals:
         """The figures at a date from the start's on."""
@@ -286,13 +281,6 @@ def leaving_days(spec: AggregateSpec, start: dt.date, last: dt.date) -> set[dt.d
 
 _DATES, _BIAS = 1 << 25, 1 << 24  # dates of one user in a key; more than 90,000 years, half of them before 1970
 _LAST = np.iinfo(np.int64).max
-
-
-def _places(users: pa.Array, ids: pa.Array) -> Ints:
-    """[n] where each id stands among the users; all are there."""
-    if not len(ids):
-        return np.empty(0, np.int64)
-    return np.asarray(pc.index_in(ids, users).to_numpy(), np.int64)
 
 
 def _last_change(changes: Ints, who: Ints, limit: int) -> Ints:

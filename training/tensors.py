@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features import floats
 from features.contract import AGE, Contract, array_column
 
 Array = npt.NDArray[Any]
@@ -310,18 +311,8 @@ def _logged(events: _Events, contract: Contract) -> dict[str, Array]:
     gap[events.first()] = 0
     found = {"age": _logged_days(events.age), "gap": _logged_days(np.maximum(gap, 0, out=gap))}
     for channel in contract.numeric:
-        found[channel] = signed_log(_floats(events.flat[array_column(channel)].cast(pa.float32())))
+        found[channel] = signed_log(floats.from_arrow(events.flat[array_column(channel)].cast(pa.float32())))
     return found
-
-
-def _floats(values: pa.Array) -> Array:
-    """Float32 values as an array, NaN where null: `to_numpy`, which asks of each whether it is there, in a fifth."""
-    if not values.null_count:
-        return np.asarray(values)
-    there, numbers = values.buffers()
-    begin, end = values.offset, values.offset + len(values)
-    absent = np.unpackbits(np.frombuffer(there, np.uint8), bitorder="little")[begin:end].astype(np.int32) - 1
-    return (np.frombuffer(numbers, np.int32)[begin:end] | absent).view(np.float32)  # all bits set are a NaN
 
 
 def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
