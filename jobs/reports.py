@@ -35,9 +35,10 @@ def write_forecast(
     job: Job, manifest: Manifest, scores: DataFrame, date: dt.date, reasons: Overall | None = None
 ) -> None:
     """The page of a date whose outcomes nobody knows yet."""
-    probabilities, current = collect_scores(scores, manifest.contract, job.settings.evaluation.max_users)
+    known = scores.count()
+    probabilities, current = collect_scores(scores, manifest.contract, known, job.settings.evaluation.max_users)
     forecast = summarise_forecast(probabilities, current, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, None, scores.count(), reasons)
+    _write(job, manifest, date, forecast, None, known, reasons)
 
 
 def write_evaluation(

@@ -233,7 +233,8 @@ def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract
         TrainingDataError: no user of the scores has an outcome.
     """
     keys = ["user_id", AS_OF]
-    rows = _sample(scores.join(outcomes.select(*keys, OUTCOME_RANK), on=keys, how="inner"), max_users, OUTCOME_RANK)
+    known = scores.join(outcomes.select(*keys, OUTCOME_RANK), on=keys, how="inner")
+    rows = _by_user(known.orderBy(f.xxhash64("user_id"), "user_id").limit(max_users), OUTCOME_RANK)
     if not rows.num_rows:
         raise TrainingDataError("no scored user has an outcome at this date: run build_outcomes for it first")
     probabilities, current = _by_rank(rows, contract)
@@ -245,15 +246,23 @@ def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract
     )
 
 
-def collect_scores(scores: DataFrame, contract: Contract, max_users: int) -> tuple[Array, Array]:
-    """Probabilities [n, K] and current ranks [n] of up to `max_users` scored users, chosen by a hash of the user."""
-    return _by_rank(_sample(scores, max_users), contract)
+def collect_scores(scores: DataFrame, contract: Contract, members: int, max_users: int) -> tuple[Array, Array]:
+    """Probabilities [n, K] and current ranks [n] of about `max_users` of the scored `members`, all if they are fewer.
+
+    They are those of the lowest ids: pseudonyms are as good as random, and of the other files nothing is read.
+    """
+    if members > max_users:
+        scores = scores.where(f.col("user_id") < f"{max_users * _IDS // members:08x}")
+    return _by_rank(_by_user(scores), contract)
 
 
-def _sample(scores: DataFrame, max_users: int, *further: str) -> pa.Table:
+_IDS = 1 << 32
+"""How many different first eight hexadecimal digits pseudonyms have."""
+
+
+def _by_user(scores: DataFrame, *further: str) -> pa.Table:
     shown = [c for c in scores.columns if c.startswith("p_")]
-    chosen = scores.orderBy(f.xxhash64("user_id"), "user_id").limit(max_users)
-    return chosen.select("user_id", "current_tier", *shown, *further).toArrow().sort_by("user_id")
+    return scores.select("user_id", "current_tier", *shown, *further).toArrow().sort_by("user_id")
 
 
 def _by_rank(rows: pa.Table, contract: Contract) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from features import tasks
@@ -21,8 +20,6 @@ from training.gate import Verdict
 from training.settings import CalibrationSettings, GateSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
 from training.tensors import TIER_RANK, Array, column
-
-_ROWS = "shard INT, current INT, outcome INT, probabilities ARRAY<DOUBLE>, features ARRAY<DOUBLE>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +159,7 @@ def validated(
 ) -> Validated:
     """A bundle's forecasts of the first rows of each shard, which lie in an order that is as good as random."""
     found = _forecast(spark, models_uri, manifest, validation, how.scoring, how.max_rows, features=False)
-    shard, current, outcome = (found[name].to_numpy().astype(np.int64) for name in ("shard", "current", "outcome"))
-    return Validated(shard, current, outcome, _matrix(found, "probabilities"))
+    return Validated(found["shard"], found["current"], found["outcome"], found["probabilities"])
 
 
 def sampled(
@@ -171,8 +167,8 @@ def sampled(
 ) -> dict[str, Array]:
     """What drift is measured by, of the first rows of each shard: [n] of each feature, see `training.drift`."""
     found = _forecast(spark, models_uri, manifest, split, how.scoring, how.gate.drift.sample_rows, features=True)
-    probabilities = fitted(_matrix(found, "probabilities"), found["current"].to_numpy().astype(np.int64))
-    features = dict(zip(drift.feature_names(manifest.contract), _matrix(found, "features").T, strict=True))
+    probabilities = fitted(found["probabilities"], found["current"])
+    features = dict(zip(drift.feature_names(manifest.contract), found["features"].T, strict=True))
     return {**features, PREDICTED_TIER: probabilities.argmax(axis=1).astype(np.float64)}
 
 
@@ -184,33 +180,25 @@ def _forecast(
     scoring: ScoringSettings,
     max_rows: int,
     features: bool,
-) -> pa.Table:
-    """Up to about `max_rows` rows of `_ROWS`, ordered by shard; without `features` these are empty."""
+) -> dict[str, Array]:
+    """`shard`, `current` and `outcome` [n] int64, `probabilities` [n, K] and, if wanted, `features` [n, F] by shard.
+
+    These are up to about `max_rows` rows.
+    """
     version, contract, shards = manifest.version, manifest.contract, split.filled()
 
-    def work(portion: int) -> Iterator[pa.RecordBatch]:
+    def work(portion: int) -> Iterator[dict[str, Array]]:
         predictor, shard = predictor_of_worker(models_uri, version, scoring), shards[portion]
         rows = split.sample(shard, max_rows)
-        values = drift.feature_values(rows, contract).values() if features else []
-        yield pa.record_batch(
-            {
-                "shard": pa.array([shard] * rows.num_rows, pa.int32()),
-                "current": column(rows, TIER_RANK).cast(pa.int32()),
-                "outcome": column(rows, OUTCOME_RANK).cast(pa.int32()),
-                "probabilities": _lists(predictor(rows)),
-                "features": _lists(np.stack([*values], axis=1) if values else np.empty((rows.num_rows, 0))),
-            }
-        )
+        found = {
+            "shard": np.full(rows.num_rows, shard),
+            "current": np.asarray(column(rows, TIER_RANK)).astype(np.int64),
+            "outcome": np.asarray(column(rows, OUTCOME_RANK)).astype(np.int64),
+            "probabilities": predictor(rows),
+        }
+        if features:
+            found["features"] = np.stack([*drift.feature_values(rows, contract).values()], axis=1)
+        yield found
 
-    found = tasks.rows(spark, len(shards), work, _ROWS, spark.sparkContext.defaultParallelism)
-    return found.toArrow().sort_by("shard")
-
-
-def _lists(matrix: Array) -> pa.Array:
-    rows, width = matrix.shape
-    offsets = pa.array(np.arange(rows + 1) * width, pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(matrix.astype(np.float64).ravel()))
-
-
-def _matrix(rows: pa.Table, name: str) -> Array:
-    return np.asarray(column(rows, name).flatten().to_numpy().reshape(rows.num_rows, -1))
+    parts = tasks.found(spark, len(shards), work, spark.sparkContext.defaultParallelism)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

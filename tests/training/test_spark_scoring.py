@@ -30,6 +30,7 @@ from training.spark_scoring import (
     Predictor,
     arrow_rows,
     collect_forecasts,
+    collect_scores,
     predictor_of_worker,
     register_scoring_udf,
     width_ladder,
@@ -302,3 +303,23 @@ def test_ladder_of_widths_bounds_the_padding(padding: float, width: int) -> None
     assert (padded >= lengths).all()
     assert ((padded - lengths) / padded <= padding + 1e-9).all()
     assert len(ladder) <= (width if padding < 0.15 else 40)
+
+
+def test_scores_of_a_share_of_the_members_are_collected(spark: SparkSession) -> None:
+    random = np.random.default_rng(1)
+    ids = sorted(random.bytes(16).hex() for _ in range(4000))
+    rows = pa.table(
+        {
+            "user_id": ids,
+            "current_tier": [TIERS[k % len(TIERS)] for k in range(4000)],
+            **{f"p_{tier}": random.random(4000) for tier in TIERS},
+        }
+    )
+    scores = spark.createDataFrame(rows.take(random.permutation(4000)).to_pandas()).repartition(3)
+    some, current = collect_scores(scores, CONTRACT, 4000, 1000)
+    assert 900 < len(some) < 1100
+    assert current.tolist() == [k % len(TIERS) for k in range(len(some))]
+    np.testing.assert_array_equal(some[:, 0], rows[f"p_{TIERS[0]}"].to_numpy()[: len(some)])
+    for most in (4000, 10**6):
+        every, _ = collect_scores(scores, CONTRACT, 4000, most)
+        assert len(every) == 4000
