@@ -70,6 +70,7 @@ class NetworkCalls:
         from training.loop import tensor_width
 
         self.contract, self.encoding, self._version = manifest.contract, manifest.encoding, manifest.version
+        self._model = model  # which holds the weights: a compiled function does not
         self._sizes = {name: model.output[name].shape[-1] for name in outputs}
         # Padding costs as much as events do: each row is padded to the next of a ladder of widths.
         self._widths = width_ladder(tensor_width(manifest.model, manifest.contract), settings.padding)
@@ -78,12 +79,13 @@ class NetworkCalls:
         self._rows = _rounded_up(settings.model_rows, self._together)
         rows, self._inputs = self._rows if settings.xla else None, list(model.input)
         signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in self._inputs}
+        # To find the one concrete function anew for each call would take a thirtieth of all.
         self.network = tf.function(
             lambda batch: _side_by_side(model(batch, training=False), outputs),
             input_signature=[signature],
             jit_compile=settings.xla,
             autograph=False,
-        )
+        ).get_concrete_function()
 
     def __call__(self, rows: pa.Table | pa.RecordBatch) -> Array:
         """The first output, see `outputs`."""
