@@ -86,7 +86,7 @@ def rows(
             for portion in batch["id"].to_pylist():
                 yield from work(portion)
 
-    return mapped(spark.range(0, portions, 1, max(1, min(portions, most_tasks or portions))), task, schema)
+    return mapped(spark.range(0, portions, 1, _at_once(portions, most_tasks)), task, schema)
 
 
 def found(
@@ -108,5 +108,9 @@ def found(
         for number in numbers:
             yield from work(number)
 
-    at_once = max(1, min(portions, most_tasks or portions))
-    return spark.sparkContext.parallelize(range(portions), at_once).mapPartitions(prompt(task)).collect()
+    numbers = spark.sparkContext.parallelize(range(portions), _at_once(portions, most_tasks))
+    return numbers.mapPartitions(prompt(task)).collect()
+
+
+def _at_once(portions: int, most_tasks: int | None) -> int:
+    return max(1, min(portions, most_tasks or portions))
