@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features import floats
 from features.histories import NEVER, Array, day_number
 from features.tiers import MEASURES, MICROS
 from features.totals import (
@@ -183,7 +184,7 @@ def aggregate(totals: Totals, spec: AggregateSpec) -> dict[str, pa.Array]:
     found = {}
     for family in AGGREGATES:
         for name, values in zip(family.columns(spec), family.values(totals, spec), strict=True):
-            found[name] = pa.array(np.asarray(values, np.float64), from_pandas=True)
+            found[name] = floats.as_arrow(np.ascontiguousarray(values, np.float64))
     return found
 
 

@@ -10,19 +10,23 @@ import pyarrow as pa
 
 Array = npt.NDArray[Any]
 
+_BITS: dict[pa.DataType, np.dtype[Any]] = {pa.float32(): np.dtype(np.int32), pa.float64(): np.dtype(np.int64)}
+_KINDS: dict[np.dtype[Any], pa.DataType] = {np.dtype(np.float32): pa.float32(), np.dtype(np.float64): pa.float64()}
+
 
 def from_arrow(column: pa.Array) -> Array:
-    """[n] float32, NaN where a column of float32 is null."""
+    """[n] floats of a column's own width, NaN where it is null."""
     if not column.null_count:
         return np.asarray(column)
     there, values = column.buffers()
-    begin, end = column.offset, column.offset + len(column)
-    absent = np.unpackbits(np.frombuffer(there, np.uint8), bitorder="little")[begin:end].astype(np.int32) - 1
-    return (np.frombuffer(values, np.int32)[begin:end] | absent).view(np.float32)  # all bits set are a NaN
+    begin, end, bits = column.offset, column.offset + len(column), _BITS[column.type]
+    absent = np.unpackbits(np.frombuffer(there, np.uint8), bitorder="little")[begin:end].astype(bits) - bits.type(1)
+    found = np.frombuffer(values, bits)[begin:end] | absent  # all bits set are a NaN
+    return found.view(column.type.to_pandas_dtype())
 
 
 def as_arrow(values: Array) -> pa.Array:
-    """The inverse, of float32 [n] that lie side by side."""
+    """The inverse, of values [n] that lie side by side."""
     absent = np.isnan(values)
     there = pa.py_buffer(np.packbits(~absent, bitorder="little")) if absent.any() else None
-    return pa.Array.from_buffers(pa.float32(), len(values), [there, pa.py_buffer(values)])
+    return pa.Array.from_buffers(_KINDS[values.dtype], len(values), [there, pa.py_buffer(values)])

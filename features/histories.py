@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import floats
+from features.ids import ascend, factorize, merged_ids, places_of
 from features.tiers import MICROS, Ints
 
 Array = npt.NDArray[Any]
+Lists = Mapping[str, pa.ChunkedArray]
 DAY_MICROS = 86_400_000_000
 EPOCH = dt.date(1970, 1, 1)
 NEVER = np.iinfo(np.int64).min
@@ -78,6 +79,14 @@ class Categories:
             codes = np.append(np.cumsum(of_values) - 1, -1).astype(np.int32).take(codes)
             values = values.filter(pa.array(of_values))
         return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), values)
+
+    def followed_by(self, other: Categories) -> Categories:
+        """The entries of both, one after the other."""
+        place = pc.index_in(other.values, self.values)
+        if place.null_count:  # there are new values
+            return _categories(pa.chunked_array([x.take(np.arange(len(x.codes))) for x in (self, other)]))
+        codes = np.append(place.to_numpy(), -1).astype(np.int32).take(other.codes)
+        return Categories(np.concatenate([self.codes, codes]), self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +149,71 @@ class UserEvents:
             {c: np.concatenate([_floats(r[c]) for r in runs]) for c in numeric},
             {c: _categories(table[c]) for c in categorical},
         )
+
+    @classmethod
+    def of_lists(cls, users: pa.Array, times: pa.ChunkedArray, numbers: Lists, categories: Lists) -> UserEvents:
+        """Events that lie in lists, one per user, each in the total order.
+
+        Args:
+            users: [n] ids, each once, in any order.
+            times: [n] lists of microseconds.
+            numbers: [n] lists of float32 per channel, as long as those of the times.
+            categories: the same of strings, which may be dictionaries.
+        """
+        lengths = pc.list_value_length(times).to_numpy().astype(np.int64)
+        micros, rows = _integers(_flat(times), NEVER), np.arange(lengths.sum())
+        if not ascend(users):
+            order = pc.sort_indices(users)
+            users, lengths, starts = users.take(order), lengths[order], (np.cumsum(lengths) - lengths)[order]
+            rows = ranges(starts, lengths)
+            micros = micros.take(rows)
+        return cls(
+            users,
+            np.concatenate([[0], np.cumsum(lengths)]),
+            rows,
+            micros,
+            {c: _floats(_flat(lists)) for c, lists in numbers.items()},
+            {c: _categories(_flat(lists)) for c, lists in categories.items()},
+        )
+
+    def run_of(self, users: pa.Array) -> pa.Table:
+        """The events of some users as a run in the total order, see `from_runs`."""
+        who = places_of(users, self.users)
+        who = np.sort(who[who >= 0])
+        begins, counts = self.offsets[:-1][who], np.diff(self.offsets)[who]
+        places, of_user = ranges(begins, counts), np.repeat(np.arange(len(who), dtype=np.int32), counts)
+        rows = self.rows.take(places)
+        return pa.table(
+            {
+                "user_id": pa.DictionaryArray.from_arrays(of_user, self.users.take(pa.array(who))),
+                "event_time": pa.array(self.micros.take(places), pa.timestamp("us", "UTC")),
+                **{c: floats.as_arrow(values.take(rows)) for c, values in self.numbers.items()},
+                **{c: values.take(rows) for c, values in self.categories.items()},
+            }
+        )
+
+    def replaced(self, by: UserEvents) -> UserEvents:
+        """These events, but of the users of `by` its own in their place; of the same channels."""
+        users, mine = merged_ids(self.users, by.users)
+        theirs = places_of(by.users, users)
+        starts, counts = np.empty((2, len(users)), np.int64)
+        starts[mine], counts[mine] = self.offsets[:-1], np.diff(self.offsets)
+        starts[theirs], counts[theirs] = len(self.rows) + by.offsets[:-1], np.diff(by.offsets)
+        places = ranges(starts, counts)
+        return UserEvents(
+            users,
+            np.concatenate([[0], np.cumsum(counts)]),
+            np.concatenate([self.rows, by.rows + self._entries]).take(places),
+            np.concatenate([self.micros, by.micros]).take(places),
+            {c: np.concatenate([values, by.numbers[c]]) for c, values in self.numbers.items()},
+            {c: values.followed_by(by.categories[c]) for c, values in self.categories.items()},
+        )
+
+    @property
+    def _entries(self) -> int:
+        """How long the columns are, which may hold more than the events."""
+        columns = [*self.numbers.values(), *(values.codes for values in self.categories.values())]
+        return max(map(len, columns), default=len(self.rows))
 
     def last(self, as_of: dt.date, length: int) -> Cut:
         """The last `length` events of each user before `as_of`; users without any are left out."""
@@ -321,10 +395,6 @@ _TIMES = {
 }
 _NO_FLOATS = np.empty(0, np.float32)
 _LARGEST = 2**63 - 1
-_ID_BYTES = 32
-_COMPARED = 1 << 14  # ids at once: half a megabyte, which stays in the cache
-# Odd multipliers of the golden ratio and other irrationals; what they mix need only differ, see `_factorize_ids`.
-_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
@@ -358,13 +428,9 @@ def _decimal_words(column: pa.Array) -> tuple[Ints, Ints]:
     return np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
 
 
-def merged_ids(first: pa.Array, second: pa.Array) -> tuple[pa.Array, Ints]:
-    """The ids of two arrays, each of which ascends, once and ascending, and the places of the first ones."""
-    both = pa.concat_arrays([first, second.filter(pc.invert(pc.is_in(second, first)))])
-    if len(both) == len(first):
-        return first, np.arange(len(first))
-    order = pc.sort_indices(both)
-    return both.take(order), np.flatnonzero(order.to_numpy() < len(first))
+def _flat(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """All values of all lists; without any, of the lists' type."""
+    return pa.chunked_array([chunk.flatten() for chunk in lists.chunks], lists.type.value_type)
 
 
 def _integers(column: pa.ChunkedArray, filler: int) -> Ints:
@@ -426,10 +492,10 @@ def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     if not chunks:
         return pa.array([], pa.string()), np.empty(0, np.int64)
     if not pa.types.is_dictionary(column.type):
-        of_row, users = _factorize(pa.concat_arrays(chunks))
+        of_row, users = factorize(pa.concat_arrays(chunks))
         return users, of_row
     words = pa.concat_arrays([c.dictionary.cast(pa.string()) for c in chunks])
-    of_word, users = _factorize(words)
+    of_word, users = factorize(words)
     begins = np.cumsum([0, *(len(c.dictionary) for c in chunks)])
     codes = np.concatenate(
         [of_word[begin:][c.indices.to_numpy()] for begin, c in zip(begins[:-1], chunks, strict=True)]
@@ -438,41 +504,6 @@ def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     if used.all():
         return users, codes
     return users.filter(pa.array(used)), (np.cumsum(used) - 1)[codes]
-
-
-def _factorize(words: pa.Array) -> tuple[Ints, pa.Array]:
-    """Each word's place among the distinct ones, and these, ascending."""
-    codes, distinct = _factorize_ids(words) or _factorize_words(words)
-    order = pc.sort_indices(distinct).to_numpy()
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return place[codes], distinct.take(pa.array(order))
-
-
-def _factorize_words(words: pa.Array) -> tuple[Ints, pa.Array]:
-    encoded = words.dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary
-
-
-def _factorize_ids(words: pa.Array) -> tuple[Ints, pa.Array] | None:
-    """The same, four times as fast, for pseudonyms: ids of 32 bytes, taken as four numbers and hashed to one.
-
-    None where the words are of other lengths, or in the one case in 10**8 that two of a million share a hash.
-    """
-    offsets = np.frombuffer(words.buffers()[1], np.int32)[words.offset : words.offset + len(words) + 1]
-    if not len(words) or (np.diff(offsets) != _ID_BYTES).any():
-        return None
-    numbers = np.frombuffer(words.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(np.uint64).reshape(-1, 4)
-    hashed = numbers @ _ODD
-    codes, found = pd.factorize(hashed ^ (hashed >> np.uint64(29)))
-    first = np.empty(len(found), np.int64)
-    first[codes[::-1]] = np.arange(len(words))[::-1]
-    distinct = numbers.take(first, axis=0)
-    for begin in range(0, len(words), _COMPARED):
-        part = slice(begin, begin + _COMPARED)
-        if not np.array_equal(numbers[part], distinct.take(codes[part], axis=0)):
-            return None
-    return codes, words.take(pa.array(first))
 
 
 def _stable_order(codes: Ints, count: int) -> Ints:

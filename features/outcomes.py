@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.contract import outcome_column, tier_days
 from features.errors import DateError
 from features.histories import DayHistory, UserDays
+from features.ids import places_of
 from features.sequences import micros_to_decimal
 from features.tiers import Ints
 from features.totals import AggregateSpec
@@ -39,7 +39,7 @@ def outcome_rows(
     """
     end, n = horizon_end(as_of, horizon_days), len(users)
     days = history.before(end)
-    at = _places(users, days)
+    at = places_of(users, days.users)
     spend = _of_users(days.total("spend", horizon_days), at)
     rank = _rank(days, at, horizon_days, spec)
 
@@ -48,7 +48,7 @@ def outcome_rows(
         if after is None:
             return pa.array(_of_users((days.last > days.since(horizon_days)).astype(np.int64), at) == 0)
         then = history.before(horizon_end(as_of, after))
-        return pa.array(_rank(then, _places(users, then), spec.rule.window_days, spec).astype(np.int32))
+        return pa.array(_rank(then, places_of(users, then.users), spec.rule.window_days, spec).astype(np.int32))
 
     return pa.table(
         {
@@ -61,13 +61,6 @@ def outcome_rows(
             **{outcome_column(name): target(name) for name in targets},
         }
     )
-
-
-def _places(users: pa.Array, days: UserDays) -> Ints:
-    """[n] place of each user among those of the days, -1 where it has none."""
-    if not len(days.who):
-        return np.full(len(users), -1)
-    return np.asarray(pc.fill_null(pc.index_in(users, days.users), -1).to_numpy())
 
 
 def _rank(days: UserDays, at: Ints, newest: int, spec: AggregateSpec) -> Ints:

@@ -124,13 +124,11 @@ class Run:
         rows: the events.
         ids: reads their event ids, which are rarely needed.
         date: of all of them; of a snapshot the least.
-        left_out: places of those that are read anew from their files.
     """
 
     rows: pa.Table
     ids: Callable[[], pa.Array]
     date: dt.date = dt.date.min
-    left_out: Ints | None = None
 
 
 class EventReader:
@@ -139,9 +137,12 @@ class EventReader:
     def __init__(self, work: Pass, users: UserRange, standing: Standing | None = None) -> None:
         self._work, self._users, self._contract = work, users, work.sequences.contract
         self._by_arrival = self._contract.known_by == "ingested_at"
-        self.runs = self._of_files(work.events_needed) if standing is None else self._since(standing)
-        self._merged = None if self._by_arrival else self._merge(self.runs)
+        self.runs = self._of_files(work.events_needed) if standing is None else []
         self.rows = sum(run.rows.num_rows for run in self.runs)
+        if standing is not None:
+            self._merged: UserEvents | None = self._since(standing)
+        else:
+            self._merged = None if self._by_arrival else self._merge(self.runs)
         self.runs = self.runs if self._by_arrival else []  # their memory is of use to what comes next
 
     def known(self, as_of: dt.date) -> UserEvents:
@@ -164,8 +165,8 @@ class EventReader:
         # What arrived later is left out before the cut, so with ingested_at the cut must wait for the date.
         return rows if self._by_arrival or not self._work.sorted_events else cut_run(rows, self._contract.length)
 
-    def _since(self, standing: Standing) -> list[Run]:
-        """The events of a snapshot, and the runs of what has come since.
+    def _since(self, standing: Standing) -> UserEvents:
+        """The events of a snapshot, but of the users of what has come since those of both, merged.
 
         Of a member with late events, the days that they lie in are read anew, all events: ids tell the order of one
         instant, and a snapshot has none.
@@ -177,16 +178,19 @@ class EventReader:
         late = _distinct([run.rows["user_id"] for run in runs if run.date in dates])
         if len(late):
             runs += self._of_files([f for f in needed if f not in new and f.date in dates], late)
-        left_out = _of_users_and_dates(known, late, dates) if len(late) else None
-        first = Run(known, lambda: pa.nulls(known.num_rows, pa.string()), left_out=left_out)
-        return [first, *sorted(runs, key=lambda run: run.date)]
+        touched = _distinct([run.rows["user_id"] for run in runs])
+        if not len(touched):
+            return known
+        before = known.run_of(touched)
+        left_out = _of_users_and_dates(before, late, dates) if len(late) else None
+        first = Run(before, lambda: pa.nulls(before.num_rows, pa.string()))
+        return known.replaced(self._merge([first, *sorted(runs, key=lambda run: run.date)], left_out))
 
-    def _merge(self, runs: list[Run]) -> UserEvents:
+    def _merge(self, runs: list[Run], left_out: Ints | None = None) -> UserEvents:
         attributes = [c for c in self._channels if c not in ("amount", "event_type")]
         tables_ = [run.rows for run in runs]
         tables_ = tables_ or [_empty(tables.events(dict.fromkeys(attributes, "categorical"))).select(self._columns)]
         ids = (lambda k: runs[k].ids()) if self._work.sorted_events else None
-        left_out = runs[0].left_out if runs else None
         return UserEvents.from_runs(tables_, self._contract.numeric, self._contract.categorical, ids, left_out)
 
     def _arrived(self, run: Run, as_of: dt.date) -> Run:
@@ -248,7 +252,7 @@ class CarriedDays:
         added = _day_runs([f for f in snapshot.new_days if f.date < work.last_day], users, columns, work)
         last = max(work.dates, default=snapshot.as_of)
         gone = leaving_days(spec, snapshot.as_of, last)
-        leaving = _day_runs([f for f in snapshot.known_days if f.date in gone], users, columns, work)
+        leaving = _day_runs([f for f in snapshot.known_days if f.date in gone], users, ["user_id", *spec.summed], work)
         early = [run.filter(pc.less(run["day"], snapshot.as_of)) for run in added]
         of_late = _distinct([run["user_id"] for run in early])
         everyone = any(o.kind == SNAPSHOTS for o in work.outputs)

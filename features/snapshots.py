@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import table_files, tables
-from features.contract import Contract, array_column
-from features.histories import UserDays, UserEvents, ranges
+from features.contract import array_column
+from features.histories import UserDays, UserEvents, ascend, ranges
 from features.sequences import SequenceSpec, channel_arrays, lists
 from features.table_files import TableFile, UserRange
 from features.tables import DAYS, EVENT_TIMES, Table, day_column
@@ -120,15 +120,21 @@ class Standing:
         self._snapshot, self._range, self._spec = snapshot, users, spec
         rows = self._read(["user_id", *spec.aggregates.figures])
         ids = rows["user_id"].combine_chunks()
-        rows = rows if _ascend(ids) else rows.take(pc.sort_indices(ids))  # whoever arranged the files anew
+        rows = rows if ascend(ids) else rows.take(pc.sort_indices(ids))  # whoever arranged the files anew
         figures = {name: rows[name].to_numpy() for name in spec.aggregates.figures}
         self.totals = Totals(rows["user_id"].combine_chunks(), snapshot.as_of, figures)
 
-    def events(self) -> pa.Table:
-        """The last events as a run, see `UserEvents.from_runs`; users are dictionary-encoded."""
+    def events(self) -> UserEvents:
+        """The last events of each user."""
         contract = self._spec.contract
-        rows = self._read(["user_id", EVENT_TIMES, *map(array_column, (*contract.numeric, *contract.categorical))])
-        return event_run(rows, contract)
+        numbers, categories = ({c: array_column(c) for c in of} for of in (contract.numeric, contract.categorical))
+        rows = self._read(["user_id", EVENT_TIMES, *numbers.values(), *categories.values()])
+        return UserEvents.of_lists(
+            rows["user_id"].combine_chunks(),
+            rows[EVENT_TIMES],
+            {c: rows[column] for c, column in numbers.items()},
+            {c: rows[column] for c, column in categories.items()},
+        )
 
     def days(self, users: pa.Array | None = None) -> pa.Table:
         """All days of some users, or of all, as a run of `carried_columns`, see `DayHistory.from_runs`."""
@@ -157,27 +163,3 @@ class Standing:
 def table(spec: SequenceSpec) -> Table:
     """The schema of `snapshots`."""
     return tables.snapshots(spec.contract, spec.aggregates.figures, carried_columns(spec.aggregates))
-
-
-def event_run(rows: pa.Table, contract: Contract) -> pa.Table:
-    """The events of rows of a snapshot, user by user, in chunks of their own dictionaries."""
-    channels = {c: array_column(c) for c in (*contract.numeric, *contract.categorical)}
-    runs = []
-    for batch in rows.to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]:
-        lengths = pc.list_value_length(batch[EVENT_TIMES]).to_numpy()
-        of_user = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
-        columns = {
-            "user_id": pa.DictionaryArray.from_arrays(of_user, batch["user_id"]),
-            "event_time": batch[EVENT_TIMES].flatten().cast(pa.timestamp("us", "UTC")),
-            **{c: _as_channel(batch[column].flatten()) for c, column in channels.items()},
-        }
-        runs.append(pa.table(columns))
-    return pa.concat_tables(runs)
-
-
-def _as_channel(values: pa.Array) -> pa.Array:
-    return values.dictionary_encode() if pa.types.is_string(values.type) else values
-
-
-def _ascend(ids: pa.Array) -> bool:
-    return len(ids) < 2 or bool(pc.all(pc.less(ids[:-1], ids[1:])).as_py())

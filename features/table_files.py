@@ -223,12 +223,13 @@ def read_range(
         StorageError: the file is missing or damaged.
     """
     wanted = tuple(columns), tuple(words), tuple(inside)
-    rows = _small_files.of(file.uri, wanted)
+    with _damaged(file.uri):
+        metadata, bounds = _footers.of(file.uri)
+    groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
+    rows = _groups.of(file.uri, wanted, groups[0]) if len(groups) == 1 else None
     if rows is not None:
         return _in_range(rows, users)
     with _damaged(file.uri), places.opened(file.uri) as source:
-        metadata, bounds = _footers.of(file.uri)
-        groups = [group for group, (first, last) in enumerate(bounds) if users.overlaps(first, last)]
         try:
             rows = _read(source, metadata, groups, *wanted)
         except pa.ArrowNotImplementedError:  # a row group with too many different words for one dictionary
@@ -236,8 +237,8 @@ def read_range(
     if all(users.holds_all(*bounds[group]) for group in groups):
         return rows
     found = _in_range(rows, users)
-    if len(bounds) == len(groups) == 1 and 2 * found.num_rows < rows.num_rows:
-        _small_files.keep(file.uri, wanted, rows)
+    if len(groups) == 1 and 2 * found.num_rows < rows.num_rows:
+        _groups.keep(file.uri, wanted, groups[0], rows)
     return found
 
 
@@ -311,40 +312,46 @@ def _bounds(metadata: pq.FileMetaData) -> Bounds:
 _footers = _Footers(files=20_000, columns_of_groups=200_000)
 
 
-class _SmallFiles:
-    """Rows of files of one row group, such as late events', of which each range would read all to keep a few.
+class _Groups:
+    """Rows of row groups of which each range would read all to keep a few: the last one of each file.
 
-    They are kept up to a number of bytes; those that nobody has asked for lately make room for others.
+    Ranges come in the order of their users, so a file's next group takes the place of the one before. They are kept up
+    to a number of bytes; those that nobody has asked for lately make room for others.
     """
 
     def __init__(self, room: int, stale_seconds: float) -> None:
         self._room, self._stale_seconds = room, stale_seconds
-        self._kept = dict[tuple[str, Wanted], tuple[float, pa.Table]]()  # the latest asked for is last
+        self._kept = dict[tuple[str, Wanted], tuple[float, int, pa.Table]]()  # the latest asked for is last
 
-    def of(self, uri: str, wanted: Wanted) -> pa.Table | None:
-        """The rows of a file if they are kept."""
-        if (uri, wanted) not in self._kept:
+    def of(self, uri: str, wanted: Wanted, group: int) -> pa.Table | None:
+        """The rows of a file's group if they are kept."""
+        _, kept, rows = self._kept.get((uri, wanted), (0, -1, None))
+        if kept != group:
             return None
-        _, rows = self._kept.pop((uri, wanted))
-        self._kept[uri, wanted] = time.monotonic(), rows
+        del self._kept[uri, wanted]
+        self._kept[uri, wanted] = time.monotonic(), group, rows
         return rows
 
-    def keep(self, uri: str, wanted: Wanted, rows: pa.Table) -> None:
+    def keep(self, uri: str, wanted: Wanted, group: int, rows: pa.Table) -> None:
         """Keep them if there is room."""
         size, now = rows.get_total_buffer_size(), time.monotonic()
+        if (uri, wanted) in self._kept:
+            self._forget((uri, wanted))
         while self._kept and self._room < size:
             key = next(iter(self._kept))
-            used, oldest = self._kept[key]
-            if now - used < self._stale_seconds:
+            if now - self._kept[key][0] < self._stale_seconds:
                 return
-            self._room += oldest.get_total_buffer_size()
-            del self._kept[key]
+            self._forget(key)
         if size <= self._room:
             self._room -= size
-            self._kept[uri, wanted] = now, rows
+            self._kept[uri, wanted] = now, group, rows
+
+    def _forget(self, key: tuple[str, Wanted]) -> None:
+        *_, rows = self._kept.pop(key)
+        self._room += rows.get_total_buffer_size()
 
 
-_small_files = _SmallFiles(room=64 << 20, stale_seconds=120)
+_groups = _Groups(room=64 << 20, stale_seconds=120)
 
 
 def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:

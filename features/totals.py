@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.histories import (
     DAY_MICROS,
@@ -24,8 +23,8 @@ from features.histories import (
     UserDays,
     date_of,
     day_number,
-    merged_ids,
 )  # fmt: skip
+from features.ids import merged_ids, places_of
 from features.tiers import MICROS, Ints, TierRule
 
 ACTIVE = "active_days"
@@ -185,7 +184,7 @@ class Carried:
         self._start, self._added, self._leaving, self._late, self._spec = start, added, leaving, of_late, spec
         self.users, at_start = merged_ids(start.users, added.users)
         parts = {"added": added.users, "leaving": leaving.users, "late": of_late.users}
-        at = pc.index_in(pa.concat_arrays([*parts.values()]), self.users).to_numpy().astype(np.int64)
+        at = places_of(pa.concat_arrays([*parts.values()]), self.users)
         ends = np.cumsum([len(ids) for ids in parts.values()])
         self._at = {"start": at_start, **dict(zip(parts, np.split(at, ends[:-1]), strict=True))}
         self._gap = _purchase_gaps(added, spec.purchases)

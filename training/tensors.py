@@ -107,13 +107,19 @@ def input_schema(contract: Contract) -> pa.Schema:
 def signed_log(values: Array) -> Array:
     """sign(x) * log(1 + |x|) of floats, in float32: tames money and counts alike, and is defined for refunds.
 
-    What is not finite is NaN.
+    What is not finite is NaN; what is too large for float32 counts as the largest that fits.
     """
-    given = np.asarray(values)
+    with np.errstate(over="ignore"):
+        given = np.asarray(values).astype(np.float32, copy=False)
+    infinite = np.isinf(given)
+    if infinite.any():
+        largest = np.where(np.isinf(values), np.float32(np.nan), np.finfo(np.float32).max)
+        given = np.where(infinite, np.copysign(largest, given), given)
     # Not log1p, which takes ten times as long where values are missing; of 1 + |x| no digit that matters is lost.
-    logged = np.log(np.abs(given) + given.dtype.type(1))
-    np.copyto(logged, np.nan, where=np.isinf(logged))
-    return np.copysign(logged, given).astype(np.float32, copy=False)
+    logged = np.abs(given)
+    logged += np.float32(1)
+    np.log(logged, out=logged)
+    return np.copysign(logged, given, out=logged)
 
 
 def to_tensors(
@@ -263,7 +269,7 @@ def aggregate_inputs(rows: pa.Table | pa.RecordBatch, contract: Contract, encodi
 
 def aggregate_values(rows: pa.Table | pa.RecordBatch, name: str) -> Array:
     """[n] float32 signed logarithm of an aggregate, NaN where it is null or not finite."""
-    return signed_log(column(rows, name).cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return signed_log(floats.from_arrow(column(rows, name).cast(pa.float64())))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -152,20 +152,38 @@ def test_the_dictionary_of_few_rows_has_their_ids_alone(tmp_path: Path) -> None:
         assert chunk.dictionary.to_pylist() == found["user_id"].unique().to_pylist()
 
 
-def test_small_files_are_kept_while_there_is_room_and_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_groups_are_kept_while_there_is_room_and_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(table_files.time, "monotonic", lambda: now[0])
     rows, wanted = rows_of(pseudonyms(10, 4)), (("user_id",), (), ())
-    kept = table_files._SmallFiles(room=2 * rows.get_total_buffer_size(), stale_seconds=60)
+    kept = table_files._Groups(room=2 * rows.get_total_buffer_size(), stale_seconds=60)
     for name in ("a", "b", "c"):
-        kept.keep(name, wanted, rows)
-    assert kept.of("a", wanted) is rows
-    assert kept.of("a", (("place",), (), ())) is None
-    assert kept.of("c", wanted) is None, "there was no room"
+        kept.keep(name, wanted, 0, rows)
+    assert kept.of("a", wanted, 0) is rows
+    assert kept.of("a", (("place",), (), ()), 0) is None
+    assert kept.of("c", wanted, 0) is None, "there was no room"
     now[0] = 50
-    assert kept.of("b", wanted) is rows
+    assert kept.of("b", wanted, 0) is rows
     now[0] = 100
-    kept.keep("c", wanted, rows)
-    assert kept.of("c", wanted) is rows
-    assert kept.of("a", wanted) is None, "nobody had asked for it for a minute"
-    assert kept.of("b", wanted) is rows
+    kept.keep("c", wanted, 0, rows)
+    assert kept.of("c", wanted, 0) is rows
+    assert kept.of("a", wanted, 0) is None, "nobody had asked for it for a minute"
+    assert kept.of("b", wanted, 0) is rows
+
+
+def test_the_next_row_group_of_a_file_takes_the_place_of_the_one_before() -> None:
+    rows, wanted = rows_of(pseudonyms(10, 4)), (("user_id",), (), ())
+    kept = table_files._Groups(room=rows.get_total_buffer_size(), stale_seconds=60)
+    kept.keep("a", wanted, 0, rows)
+    kept.keep("a", wanted, 1, rows)
+    assert kept.of("a", wanted, 0) is None
+    assert kept.of("a", wanted, 1) is rows
+
+
+def test_ranges_that_share_a_row_group_find_their_own_rows(tmp_path: Path) -> None:
+    rows = rows_of(pseudonyms(300, 5))
+    file = written(tmp_path, rows, 100)
+    ranges = table_files.user_ranges(64)
+    found = pa.concat_tables([read_range(file, users, COLUMNS) for users in [*ranges, *reversed(ranges)]])
+    assert found.slice(0, 300).to_pylist() == rows.select(COLUMNS).to_pylist()
+    assert sorted(found.slice(300)["user_id"].to_pylist()) == sorted(rows["user_id"].to_pylist())

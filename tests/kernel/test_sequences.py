@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.contract import AGE
-from features.histories import UserEvents, _factorize, cut_run, decimal_steps
+from features.histories import UserEvents, cut_run, decimal_steps
 from features.sequences import SequenceSpec, arrays, micros_to_decimal
 from features.tiers import TierRule
 from tests.kernel import reference as ref
@@ -341,15 +341,6 @@ def test_micros_to_decimal_is_exact(values: list[tuple[int, bool]]) -> None:
     assert decimal_steps(found.fill_null(0)).tolist() == [0 if m else v for v, m in values]
     assert decimal_steps(found).tolist() == [0 if m else v for v, m in values]
     assert decimal_steps(found.slice(1)).tolist() == [0 if m else v for v, m in values][1:]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.sampled_from(["0", "1", "f"]), min_size=1, max_size=30), st.sampled_from([31, 32, 33]))
-def test_invariant_3_ids_of_pseudonyms_length_are_told_apart_like_any_others(last: list[str], width: int) -> None:
-    ids = [f"{'a' * (width - 2)}{c}{n % 2}" for n, c in enumerate(last)]
-    codes, distinct = _factorize(pa.array([None, *ids]).slice(1))
-    assert distinct.to_pylist() == sorted(set(ids))
-    assert [distinct[int(c)].as_py() for c in codes] == ids
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.histories import DayHistory, merged_ids
+from features.histories import DayHistory
 from features.tiers import TierRule
 from features.totals import AggregateSpec, Carried, Totals, carried_columns, counted, leaving_days
 from tests.kernel import reference as ref
@@ -88,17 +88,6 @@ def test_bad_input_squares_beyond_their_sums_are_refused() -> None:
     huge = pa.array([ref.exactly(ref.Fraction(10**25))], pa.decimal128(38, 12))
     with pytest.raises(OverflowError, match="squared amounts"):
         DayHistory.from_runs([days.set_column(days.column_names.index("squared_amount"), "squared_amount", huge)])
-
-
-def test_ids_of_two_parts_once_and_in_order_and_where_the_first_ones_are() -> None:
-    first, none, second = (pa.array(ids, pa.string()) for ids in (["b", "d"], [], ["a", "b", "e"]))
-    users, places = merged_ids(first, second)
-    assert (users.to_pylist(), places.tolist()) == (["a", "b", "d", "e"], [1, 2])
-    users, places = merged_ids(first, none)
-    assert users is first
-    assert places.tolist() == [0, 1]
-    users, places = merged_ids(none, second)
-    assert (users.to_pylist(), places.tolist()) == (["a", "b", "e"], [])
 
 
 def test_no_days_have_no_users() -> None:
