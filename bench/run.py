@@ -265,7 +265,8 @@ def sections(bench: Bench, day: Days, rows: int, users: int) -> Iterator[Section
         "One more day",
         day.measured(),
         days.READY,
-        f"{made_of(day.programme)}, by the jobs, medians of {day.last_days} days; what is from all events, once. "
+        f"{made_of(day.programme)}, by the jobs, medians of {day.last_days} days, "
+        f"{days.TURNS} turns of scoring each; what is from all events, once. "
         "A date can be scored when the day's rollup stands; scoring counts its commit and report.",
     )
     for form in ("parquet", "csv"):

@@ -62,10 +62,10 @@ def _factorize_ids(words: pa.Array) -> tuple[Ints, pa.Array] | None:
 
     None where the words are of other lengths, or in the one case in 10**8 that two of a million share a hash.
     """
-    offsets = np.frombuffer(words.buffers()[1], np.int32)[words.offset : words.offset + len(words) + 1]
-    if not len(words) or (np.diff(offsets) != _ID_BYTES).any():
+    ids = _fixed(words)
+    if ids is None or ids.dtype.itemsize != _ID_BYTES:
         return None
-    numbers = np.frombuffer(words.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(np.uint64).reshape(-1, 4)
+    numbers = ids.view(np.uint64).reshape(-1, 4)
     hashed = numbers @ _ODD
     codes, found = pd.factorize(hashed ^ (hashed >> np.uint64(29)))
     first = np.empty(len(found), np.int64)
