@@ -34,6 +34,9 @@ _WORKERS = {
 }
 """Environment of the Python workers, unless the options say otherwise."""
 
+CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
+"""Spark's classes as a JVM wants them in memory, left by `setup/class_archive.sh`; sessions do without it too."""
+
 
 def open_session(app_name: str, master: str | None, options: Mapping[str, str | int | bool]) -> SparkSession:
     """The one session of a job.
@@ -45,7 +48,7 @@ def open_session(app_name: str, master: str | None, options: Mapping[str, str | 
     """
     builder = SparkSession.builder.appName(app_name)
     workers = {f"spark.executorEnv.{name}": value for name, value in _WORKERS.items()}
-    options = {**workers, **options, "spark.driver.extraJavaOptions": _with_quiet_logs(options)}
+    options = {**workers, **options, "spark.driver.extraJavaOptions": _java_options(options)}
     if master is not None:
         builder = builder.master(master)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers of this process run what it runs
@@ -65,9 +68,12 @@ def scratch(spark: SparkSession) -> Iterator[None]:
         spark.catalog.clearCache()
 
 
-def _with_quiet_logs(options: Mapping[str, str | int | bool]) -> str:
-    """The driver's Java options with a log configuration of errors only; inside a zip there is no file to point to."""
+def _java_options(options: Mapping[str, str | int | bool]) -> str:
+    """The driver's Java options: those given, Spark's classes ready made, and a log configuration of errors only."""
     given, quiet = str(options.get("spark.driver.extraJavaOptions", "")), Path(__file__).with_name("log4j2.properties")
-    if not quiet.is_file() or "log4j2.configurationFile" in given:
-        return given
-    return f"{given} -Dlog4j2.configurationFile={quiet.as_uri()}".strip()
+    found = [given]
+    if CLASS_ARCHIVE.is_file() and "SharedArchiveFile" not in given:
+        found.append(f'"-XX:SharedArchiveFile={CLASS_ARCHIVE}"')
+    if quiet.is_file() and "log4j2.configurationFile" not in given:  # inside a zip there is no file to point to
+        found.append(f"-Dlog4j2.configurationFile={quiet.as_uri()}")
+    return " ".join(found).strip()

@@ -17,6 +17,8 @@ cd "$here"
 export SPARK_HOME PYSPARK_PYTHON=$bin/python PYSPARK_DRIVER_PYTHON=$bin/python SPARK_LOCAL_IP=127.0.0.1
 SPARK_HOME=$("$bin/python" -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("pyspark").origin).parent)')
 export SPARK_CONF_DIR=$root/spark-conf SPARK_MASTER_OPTS=-Dspark.master.rest.enabled=false
+# Six JVMs share this machine, and none lives long enough for code that is compiled twice to pay.
+export SPARK_DAEMON_JAVA_OPTS=-XX:TieredStopAtLevel=1
 mkdir -p "$SPARK_CONF_DIR" && cp features/log4j2.properties "$SPARK_CONF_DIR/log4j2.properties"
 
 free_port() { "$bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
@@ -56,6 +58,8 @@ for job in "${jobs[@]}"; do
     options=()
     case $job in train_model | evaluate_model) ;; *) options=(--as-of "$as_of") ;; esac
     "$bin/spark-submit" --master "$master" --executor-cores 1 --executor-memory 2g --driver-memory 2g \
+        --conf "spark.driver.extraJavaOptions=$SPARK_DAEMON_JAVA_OPTS" \
+        --conf "spark.executor.extraJavaOptions=$SPARK_DAEMON_JAVA_OPTS" \
         --conf spark.driver.host=127.0.0.1 --conf spark.driver.bindAddress=127.0.0.1 --conf spark.ui.enabled=false \
         --conf spark.sql.shuffle.partitions=4 --conf spark.databricks.delta.snapshotPartitions=2 \
         --py-files dist/tiercast.zip "jobs/$job.py" \
