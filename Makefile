@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tiercast
 KEY_FILE := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/tiercast/demo.key
 STAMP := $(VENV)/.complete
+# Tests wait for JVMs and ranks to start, so two processes of them, each with its own Spark session, share the cores;
+# each may take 6 GB.
+TEST_PROCESSES ?= 2
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
@@ -33,7 +36,7 @@ $(KEY_FILE):
 
 test: setup ## lint, types, import rules, unit, property and end-to-end tests
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""One lazy Spark session for all tests; everything else is isolated by tmp_path."""
+"""One lazy Spark session for all tests of a process; everything else is isolated by tmp_path."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from features.session import open_session
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules of whole jobs come first, in random order like the others: no process ends long before its neighbour."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,8 @@ def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Se
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
-        chosen = programme.settings([*programme.source(folder / "source"), "training.epochs=1"], folder / "store")
+        overrides = [*programme.source(folder / "source"), "training.epochs=1", "training.refit=false"]
+        chosen = programme.settings(overrides, folder / "store")
         for _, body, dates in programme.steps(chosen)[:-1]:
             body(programme.job(spark, chosen, *dates))
     return chosen

@@ -31,6 +31,12 @@ from training.spark_verdict import Judging
 pytest.importorskip("horovod.spark")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank trains here, the same training without a start of Horovod, where what follows it is tested."""
+    monkeypatch.setattr(spark_training, "run_ranks", lambda _spark, plan, _progress: train(plan))
+
+
 def _weights(made: Plan) -> list[np.ndarray]:
     found = checkpoint.load(made.checkpoint_uri, made.key)
     assert found is not None
@@ -59,7 +65,7 @@ def _no_rank_is_left() -> bool:
 def test_invariant_8_two_ranks_with_half_the_batch_match_one_rank(spark: SparkSession, tmp_path: Path) -> None:
     """Invariant 8: 20 steps of 32 rows without dropout; ranks end with identical weights."""
     one, two = plan(tmp_path / "one", ranks=1), plan(tmp_path / "two", ranks=2)
-    alone, together = run_ranks(spark, one), run_ranks(spark, two)
+    alone, together = train(one), run_ranks(spark, two)
     assert alone["largest_difference"] == together["largest_difference"] == 0.0
     assert len(together["history"]) == 4
     for mine, theirs in zip(_weights(one), _weights(two), strict=True):
@@ -120,7 +126,9 @@ def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path)
     assert not list((tmp_path / "staging" / "trainings").iterdir())
 
 
-def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(
+    spark: SparkSession, tmp_path: Path, in_this_process: None
+) -> None:
     sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
     models, staging = str(tmp_path / "models"), str(tmp_path / "staging")
     chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
@@ -169,7 +177,7 @@ def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(spark: SparkSe
 
 
 def test_a_refit_learns_from_the_validation_date_once_it_has_judged_the_model(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: None
 ) -> None:
     sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
     models, staging = str(tmp_path / "models"), str(tmp_path / "staging")
