@@ -93,9 +93,10 @@ class Job:
             raise DateError(f"there is no table {table} at {self.uri(table)}: run {_WRITTEN_BY[table]} first")
         return self.uri(table)
 
-    def tables_there(self) -> list[str]:
-        """Names of the tables that exist, in the order of the data's way."""
-        return [name for name in _WRITTEN_BY if delta.exists(self.spark, self.uri(name))]
+    def rows_per_table(self) -> dict[str, int]:
+        """Rows of the tables that exist, in the order of the data's way."""
+        there = [name for name in _WRITTEN_BY if delta.exists(self.spark, self.uri(name))]
+        return {name: delta.row_count(self.uri(name)) for name in there}
 
     def run_for(self, body: Callable[[Job], None], dates: Sequence[dt.date]) -> None:
         """Run another job's body in this session for other dates."""

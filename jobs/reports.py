@@ -101,7 +101,7 @@ def _write(
             "settings": settings.hash,
             **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
         },
-        rows={n: delta.read(job.spark, job.uri(n)).count() for n in job.tables_there()},
+        rows=job.rows_per_table(),
         notes=[*_notes(forecast, known), *(_without_reasons(date) if comparison and not reasons else [])],
         gate=manifest.verdict,
         judged_as_of=manifest.validation_date,
