@@ -7,7 +7,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tiercast
 KEY_FILE := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/tiercast/demo.key
 STAMP := $(VENV)/.complete
 # Tests wait for JVMs and ranks to start, so two processes of them, each with its own Spark session, share the cores;
-# each may take 6 GB.
+# each takes up to 4 GB.
 TEST_PROCESSES ?= 2
 
 export SPARK_LOCAL_IP := 127.0.0.1
