@@ -23,7 +23,7 @@ def test_cluster_scores_equal_local_scores(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
-    overrides = [*programme.source(tmp_path / "source"), "training.refit=false"]
+    overrides = programme.source(tmp_path / "source")
     root = tmp_path / "cluster"
     run_on_cluster(overrides, root)
 
