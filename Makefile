@@ -23,7 +23,7 @@ doctor: ## name each missing prerequisite
 setup: doctor $(STAMP) ## the environment: pinned packages, Horovod, Delta jars
 
 $(STAMP): constraints.txt pyproject.toml setup/horovod_wheel.sh setup/delta_jars.sh setup/pom.xml \
-        setup/class_archive.sh setup/typical_program.py
+        setup/class_archive.sh setup/typical_program.py setup/compiled_archives.py
 	@setup/environment.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 

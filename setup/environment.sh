@@ -13,4 +13,5 @@ echo "installing pinned packages into $venv" >&2
 "${pip[@]}" install --quiet -c constraints.txt -r "$venv/requirements.txt"
 "${pip[@]}" install --quiet --no-deps "$("$here/horovod_wheel.sh" "$venv/bin/python")"
 "$here/delta_jars.sh" "$venv/bin/python"
+"$venv/bin/python" "$here/compiled_archives.py"
 "$here/class_archive.sh" "$venv/bin"

@@ -206,7 +206,8 @@ def load_model(models_uri: str, manifest: Manifest) -> Any:
     """The Keras model of a bundle, loaded in safe mode; raises BundleError if it is damaged or cannot be loaded."""
     import keras
 
-    import training.models.joining  # noqa: F401  (registers all layers)
+    import training.models.gru
+    import training.models.joining  # noqa: F401  (both register all layers)
 
     content = read_file(models_uri, manifest, MODEL_FILE)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,11 +24,10 @@ class Parameters(JoinedParameters):
 
 def encode(events: Any, present: Any, parameters: Parameters) -> Any:
     """What is known at each event, [n, W, units], of events [n, W, E]; a GRU can do without their mask [n, W]."""
-    import keras
-
+    from training.models.gru import Gru
     from training.models.layers import STATES
 
-    return keras.layers.GRU(parameters.units, return_sequences=True, name=STATES)(events)
+    return Gru(parameters.units, name=STATES)(events)
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
