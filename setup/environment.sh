@@ -11,7 +11,7 @@ echo "installing pinned packages into $venv" >&2
 # Quoted extras: what the demo reads and what the tests use.
 "$venv/bin/python" "$here/requirements.py" pyproject.toml >"$venv/requirements.txt"
 "${pip[@]}" install --quiet -c constraints.txt -r "$venv/requirements.txt"
-"${pip[@]}" install --quiet --no-deps "$("$here/horovod_wheel.sh" "$venv/bin/python")"
+"${pip[@]}" install --quiet --no-deps --force-reinstall "$("$here/horovod_wheel.sh" "$venv/bin/python")"
 "$here/delta_jars.sh" "$venv/bin/python"
 "$venv/bin/python" "$here/compiled_archives.py"
 "$here/class_archive.sh" "$venv/bin"

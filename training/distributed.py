@@ -20,8 +20,9 @@ THREADS_PER_RANK = 1
 """CPU threads of a rank: a rank is one Spark task, and Spark counts one core for it."""
 
 _CYCLE_MILLISECONDS = "3"
-"""How often ranks on CPUs look for gradients to exchange: each look takes time of the one core that the step has, and
-at Horovod's own 1 ms a step of 128 rows takes a fifth longer. A value of the environment stands."""
+"""How often ranks on CPUs look for gradients to exchange: each look takes time of the one core that the step has, at
+Horovod's own 1 ms some hundredths of it, and a fifth where Horovod is not that of `make setup`. A value of the
+environment stands."""
 
 
 def quiet_tensorflow() -> None:
