@@ -117,12 +117,12 @@ def _backward(
         parts = [tf.matmul(inputs, of, transpose_a=True) for of in (of_gates, of_products)]
         return tf.concat(parts, axis=1)
 
-    ones = tf.ones([1, tf.shape(of_gates)[0]], x.dtype)
+    ones = tf.ones_like(of_gates[:, :1])
     return (
         _of_steps(of_events, steps),
         of_weights(_flat(x), of_candidate),
         of_weights(_flat(before), of_product),
-        tf.concat([of_weights(tf.transpose(ones), of) for of in (of_candidate, of_product)], axis=0),
+        tf.concat([of_weights(ones, of) for of in (of_candidate, of_product)], axis=0),
     )
 
 
