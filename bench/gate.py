@@ -30,10 +30,10 @@ from training.bundle import Manifest, read_manifest
 from training.calibration import Calibration
 from training.distributed import quiet_tensorflow
 from training.feed import OUTCOME_RANK, OUTCOME_VALUE
-from training.gate import TierCalibration, Verdict
 from training.spark_scoring import collect_forecasts
 from training.spark_training import train_model
 from training.tensors import AS_OF
+from training.verdict import TierCalibration, Verdict
 
 TEMPERATURE = 0.3
 SHARE = 5

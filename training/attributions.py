@@ -34,7 +34,7 @@ from training.reasons import (
     reasons_of,
 )
 from training.settings import ExplanationSettings
-from training.tensors import FIRST_CODE, Array, Encoded, trimmed
+from training.tensors import FIRST_CODE, Array, Encoded, Tensors, trimmed
 
 _SMALLEST = 1e-12
 _TRIM = 16
@@ -160,6 +160,20 @@ class _Pieces:
         return incomplete[self.member] & (np.abs(missed) > (bearable / np.maximum(of_members(None), 1))[self.member])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """The ways of some `members` up, or else down, at a padded width."""
+
+    encoded: Encoded
+    members: Array
+    width: int
+    up: bool
+
+    def tensors(self, who: Array) -> Tensors:
+        """Of some of the members, by their places among them."""
+        return self.encoded.padded(self.members[who], self.width)
+
+
 class Explainer:
     """A loaded network whose slopes can be taken at its aggregates and wherever it embeds events."""
 
@@ -220,40 +234,49 @@ class Explainer:
 
     def _integrated(self, encoded: Encoded, members: Array, width: int, up: bool) -> _Pieces:
         """The ways of some members, each cut where its parts do not add up to the difference."""
-        ends = np.linspace(0, 1, self._settings.pieces + 1)
-        who = np.arange(len(members)).repeat(self._settings.pieces)
-        start, end = np.tile(ends[:-1], len(members)), np.tile(ends[1:], len(members))
-        pieces = self._pieces(encoded, members, width, up, who, start, end)
+        ends, n = np.linspace(0, 1, self._settings.pieces + 1), len(members)
+        way = _Way(encoded, members, width, up)
+        of_ends = self._chances(way, np.arange(n).repeat(len(ends)), np.tile(ends, n)).reshape(n, len(ends))
+        who = np.arange(n).repeat(self._settings.pieces)
+        begin, end = of_ends[:, :-1].ravel(), of_ends[:, 1:].ravel()
+        pieces = self._pieces(way, who, np.tile(ends[:-1], n), np.tile(ends[1:], n), begin, end)
         for _ in range(self._settings.most_cuts):
-            wrong = pieces.wrong(len(members))
+            wrong = pieces.wrong(n)
             if not wrong.any():
                 break
             cut = pieces[wrong]
             middle = (cut.start + cut.end) / 2
+            there = self._chances(way, cut.member, middle)
             halves = [
-                self._pieces(encoded, members, width, up, cut.member, *span)
-                for span in ((cut.start, middle), (middle, cut.end))
+                self._pieces(way, cut.member, cut.start, middle, cut.before, there),
+                self._pieces(way, cut.member, middle, cut.end, there, cut.after),
             ]
             pieces = _Pieces.joined([pieces[~wrong], *halves])
         return pieces
 
-    def _pieces(
-        self, encoded: Encoded, members: Array, width: int, up: bool, who: Array, start: Array, end: Array
-    ) -> _Pieces:
-        """Pieces of the ways of `members[who]`, each by Gauss and Legendre's rule."""
+    def _chances(self, way: _Way, who: Array, share: Array) -> Array:
+        """[P] probabilities at a share [P] of the ways of `who` [P]."""
+        calls = range(0, len(who), self._rows)
+        found = [
+            self._chance(way.tensors(who[k : k + self._rows]), way.up, share[k : k + self._rows].astype(np.float32))
+            for k in calls
+        ]
+        return np.concatenate([p.numpy() for p in found]).astype(np.float64)
+
+    def _pieces(self, way: _Way, who: Array, start: Array, end: Array, before: Array, after: Array) -> _Pieces:
+        """Pieces of the ways of `who`, see `_Pieces`, each by Gauss and Legendre's rule."""
         places, weights = np.polynomial.legendre.leggauss(self._settings.points)
-        parts = []
+        by_aggregate, by_event = [], []
         for first in range(0, len(who), self._rows):
             of, a, b = (values[first : first + self._rows] for values in (who, start, end))
-            tensors = encoded.padded(members[of], width)
-            before, after = (self._chance(tensors, up, share.astype(np.float32)).numpy() for share in (a, b))
-            by_aggregate, by_event = np.zeros((len(of), encoded.aggregates.shape[1])), np.zeros((len(of), width))
+            tensors, sums = way.tensors(of), list[Any]()
             for place, weight in zip(places, weights, strict=True):
                 share = (a + (b - a) * (place + 1) / 2).astype(np.float32)
-                for sums, rates in zip((by_aggregate, by_event), self._slope(tensors, up, share), strict=True):
-                    sums += rates.numpy() * (weight * (b - a) / 2)[:, None]
-            parts.append(_Pieces(of, a, b, before.astype(np.float64), after.astype(np.float64), by_aggregate, by_event))
-        return _Pieces.joined(parts)
+                rates = [x.numpy() * (weight * (b - a) / 2)[:, None] for x in self._slope(tensors, way.up, share)]
+                sums = [x + y for x, y in zip(sums, rates, strict=True)] if sums else rates
+            by_aggregate.append(sums[0])
+            by_event.append(sums[1])
+        return _Pieces(who, start, end, before, after, np.concatenate(by_aggregate), np.concatenate(by_event))
 
     def _chance_at(self, tensors: dict[str, Any], up: Any, share: Any) -> Any:
         """The probability [n] of moving up, or else down, at a share [n] of each row's way."""

@@ -24,10 +24,10 @@ from features.contract import Contract
 from features.errors import BundleError, DateError
 from training.calibration import Calibration
 from training.drift import Profile
-from training.gate import Verdict
 from training.models import further_outputs
 from training.settings import ModelSettings
 from training.tensors import Encoding
+from training.verdict import Verdict
 
 FORMAT = 4
 """Raised when the meaning of a manifest changes."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from training.settings import CalibrationSettings
@@ -98,6 +97,8 @@ def _fitted(
         value = -scores[at, outcome].sum() + _PENALTY * (x**2).sum()
         by_shift = slope.sum(axis=0) if shifted else np.empty(0)
         return value, np.concatenate([[scale * (slope * logs).sum()], by_shift]) + 2 * _PENALTY * x
+
+    from scipy.optimize import minimize  # slow to import, and workers only apply what was fitted
 
     start = np.zeros(1 + tiers if shifted else 1)
     x = minimize(loss, start, jac=True, method="L-BFGS-B").x

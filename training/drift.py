@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import chi2, wasserstein_distance
+from scipy.special import chdtri
 
 from features.contract import AGE, Contract
 from training.settings import DriftBounds, DriftSettings
@@ -218,7 +218,7 @@ def index_by_chance(before: Sequence[int], now: Sequence[int]) -> float:
     filled = int((np.add(before, now) > 0).sum())
     if filled < 2:
         return 0.0
-    return float(chi2.ppf(_QUANTILE, filled - 1) * (1 / np.sum(before) + 1 / np.sum(now)))
+    return float(chdtri(filled - 1, 1 - _QUANTILE) * (1 / np.sum(before) + 1 / np.sum(now)))
 
 
 def _distance(profile: Profile, found: Counted, name: str) -> float:
@@ -227,6 +227,8 @@ def _distance(profile: Profile, found: Counted, name: str) -> float:
         rows, totals = np.array(counted.rows[name][:-1]), np.array(counted.totals[name])
         filled = rows > 0
         sides.append((totals[filled] / rows[filled], rows[filled]))
+    from scipy.stats import wasserstein_distance  # slow to import, and workers only count
+
     (before, weights), (now, of_now) = sides
     if not len(before) or not len(now):  # that one side has no values at all is for the index to say
         return 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -269,16 +269,26 @@ def training_batches(
 
 
 def validation_batches(
-    shards: ShardSet, make: TensorMaker, rank: int, ranks: int, rows_per_batch: int
+    shards: ShardSet,
+    encoded: EncodedRows,
+    rank: int,
+    ranks: int,
+    rows_per_batch: int,
+    buffer_rows: int,
+    by_length: bool,
 ) -> Iterator[Tensors]:
-    """Every row of the rank's shards once, in order."""
+    """Every row of the rank's shards once, in order, or by length within buffers of so many rows."""
     for number in shards.of_rank(rank, ranks):
         if not shards.rows[number]:
             continue  # a shard of few rows may be empty, and has no file then
-        with _open(shards.uris[number]) as file:
-            for batch in file.iter_batches(rows_per_batch):
-                rows = make.encode(pa.Table.from_batches([batch]))
-                yield make.tensors(Chosen.of(rows, np.arange(batch.num_rows)))
+        address = shards.uris[number]
+        with _open(address) as file:
+            for buffer in _buffers(address, encoded, file, range(file.num_row_groups), buffer_rows):
+                lengths = buffer.encoded.lengths
+                order = np.argsort(lengths, kind="stable") if by_length else np.arange(len(lengths))
+                rows = Chosen.of(buffer, order)
+                for begin in range(0, len(rows), rows_per_batch):
+                    yield encoded.make.tensors(rows.at(slice(begin, begin + rows_per_batch)))
 
 
 def first_rows(address: str, most: int) -> pa.Table:
@@ -371,15 +381,23 @@ def _shuffled(address: str, encoded: EncodedRows, shuffle_rows: int, random: np.
     with _open(address) as file:
         if not file.metadata.num_rows:
             raise ValueError(f"shard {address} has no rows")
-        groups, held = [], 0
-        for group in random.permutation(file.num_row_groups):
-            groups.append(int(group))
-            held += file.metadata.row_group(int(group)).num_rows
-            if held >= shuffle_rows:
-                yield _permuted(encoded.of(address, file, groups), random)
-                groups, held = [], 0
-        if groups:
-            yield _permuted(encoded.of(address, file, groups), random)
+        for buffer in _buffers(address, encoded, file, random.permutation(file.num_row_groups), shuffle_rows):
+            yield _permuted(buffer, random)
+
+
+def _buffers(
+    address: str, encoded: EncodedRows, file: pq.ParquetFile, groups: Iterable[int], rows: int
+) -> Iterator[Labelled]:
+    """The rows of row groups, in buffers of so many groups that each but the last has at least `rows` rows."""
+    together, held = list[int](), 0
+    for group in groups:
+        together.append(int(group))
+        held += file.metadata.row_group(int(group)).num_rows
+        if held >= rows:
+            yield encoded.of(address, file, together)
+            together, held = [], 0
+    if together:
+        yield encoded.of(address, file, together)
 
 
 def _permuted(rows: Labelled, random: np.random.Generator) -> Chosen:

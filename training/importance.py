@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from sklearn.metrics import log_loss
 
 from features.contract import AGE, array_column
 from training.bundle import Manifest
@@ -218,6 +217,8 @@ def exchanged(rows: pa.Table, reason: str, partner: Ranks, manifest: Manifest, r
 
 def loss(probabilities: Array, outcome: Ranks) -> float:
     """The logloss of probabilities [n, K], given what came true [n]."""
+    from sklearn.metrics import log_loss  # slow to import
+
     return float(log_loss(outcome, probabilities, labels=np.arange(probabilities.shape[1])))
 
 

@@ -189,7 +189,7 @@ class Objective(Protocol):
     def training(self, plan: Plan, encoded: feed.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """What each step of an epoch of a rank is given; equally many on all ranks."""
 
-    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+    def validation(self, plan: Plan, encoded: feed.EncodedRows, rank: int) -> Iterator[Tensors]:
         """What the validation steps of a rank are given."""
 
 
@@ -216,11 +216,13 @@ class Forecasting:
             settings.by_length, settings.seed, epoch,
         )  # fmt: skip
 
-    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+    def validation(self, plan: Plan, encoded: feed.EncodedRows, rank: int) -> Iterator[Tensors]:
         """The tensors of all rows."""
         settings = plan.settings
         share = max(1, settings.global_batch // settings.ranks)
-        return feed.validation_batches(plan.validation, make, rank, settings.ranks, share)
+        return feed.validation_batches(
+            plan.validation, encoded, rank, settings.ranks, share, settings.shuffle_rows, settings.by_length
+        )
 
 
 def objective_of(plan: Plan) -> Objective:
@@ -270,19 +272,20 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         of `_validated` for the model; `largest_difference` between the weights of the ranks, `weights` (their
         number), `resumed_epochs`.
     """
+    distributed.load_keras()
     from training.models.ensemble import ensemble
 
-    settings = plan.settings
-    rank = distributed.start(settings.mixed_precision)
-    encoded = feed.EncodedRows(plan.training_tensors(), settings.kept_rows)
-    trained = [_train_member(plan, number, rank, encoded, after_epoch) for number in range(settings.ensemble)]
+    rank = distributed.start(plan.settings.mixed_precision)
+    rows = _Rows.of(plan)
+    trained = [_train_member(plan, number, rank, rows, after_epoch) for number in range(plan.settings.ensemble)]
     model = ensemble([member.model for member in trained])
     difference = distributed.largest_difference(model.variables)
     if rank.first:
         _save_model(model, plan.model_uri)
     validation = trained[0].best_validation()
     if len(trained) > 1:
-        validation = _validated(Forecasting(), plan, rank, compiled_validation(model, plan.model.targets))
+        step = compiled_validation(model, plan.model.targets)
+        validation = _validated(Forecasting(), plan, rank, step, rows.validation)
     return {
         "history": [entry for member in trained for entry in member.history],
         "best_epoch": trained[0].best_epoch,
@@ -293,16 +296,30 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What a rank keeps of each split from one epoch to the next."""
+
+    training: feed.EncodedRows
+    validation: feed.EncodedRows
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Rows:
+        """Nothing yet."""
+        most = plan.settings.kept_rows
+        return cls(feed.EncodedRows(plan.training_tensors(), most), feed.EncodedRows(plan.tensor_maker(), most))
+
+
 def _train_member(
     plan: Plan,
     number: int,
     rank: distributed.Rank,
-    encoded: feed.EncodedRows,
+    rows: _Rows,
     after_epoch: Callable[[Mapping[str, float]], None] | None,
 ) -> _State:
     """A network of the ensemble with the weights of its best epoch."""
     distributed.seed(plan.member(number).settings.seed)
-    state = _State.start(plan.member(number), number, rank, encoded)
+    state = _State.start(plan.member(number), number, rank, rows)
     while state.epochs < state.last_epoch and not state.out_of_patience():
         state.run_epoch()
         if rank.first:
@@ -327,7 +344,7 @@ class _State:
     train_step: Callable[..., Any]
     validation_step: Callable[..., Any]
     progress: ProgressFile
-    encoded: feed.EncodedRows
+    rows: _Rows
     best: list[Array] = dataclasses.field(default_factory=list)
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -335,7 +352,7 @@ class _State:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def start(cls, plan: Plan, number: int, rank: distributed.Rank, encoded: feed.EncodedRows) -> _State:
+    def start(cls, plan: Plan, number: int, rank: distributed.Rank, rows: _Rows) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
         import tensorflow as tf
 
@@ -348,7 +365,7 @@ class _State:
         optimizer.build(model.trainable_variables)
         steps = objective.steps(model, optimizer, plan)
         progress = ProgressFile(plan.progress_uri)
-        state = cls(plan, number, rank, objective, model, optimizer, rate, *steps, progress, encoded)
+        state = cls(plan, number, rank, objective, model, optimizer, rate, *steps, progress, rows)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = distributed.broadcast_number(found.epochs if found else 0)
@@ -388,16 +405,16 @@ class _State:
             variable.assign(value)
 
     def run_epoch(self) -> None:
-        """One pass over the training shards and one over the validation shards."""
+        """One pass over the training shards and, where that says something, one over the validation shards."""
         began = time.monotonic()
         losses = self._train_epoch()
         seconds = time.monotonic() - began
         rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
         with distributed.averaged(self.model, self.optimizer):
-            validation = self._validate()
+            validation = self._validate() if self._is_judged() else {}
             found = [np.array(v.numpy()) for v in self.model.variables]
-        validation_loss = validation["validation_loss"]
-        if not math.isfinite(validation_loss):
+        validation_loss = validation.get("validation_loss", self.best_loss)
+        if validation and not math.isfinite(validation_loss):
             raise RuntimeError(
                 f"the validation loss is {validation_loss} after epoch {self.epochs + 1}: lower training.learning_rate"
             )
@@ -417,6 +434,10 @@ class _State:
         if not self.plan.until:  # then these rows may have been learned from
             self.progress.epoch(entry)
 
+    def _is_judged(self) -> bool:
+        """Whether the epoch at hand is: not where it is known beforehand which is the last, and it is another."""
+        return not self.plan.until or self.epochs + 1 == self.last_epoch
+
     def snapshot(self) -> checkpoint.Checkpoint:
         """The state as it is stored."""
         return checkpoint.Checkpoint(
@@ -433,7 +454,7 @@ class _State:
     def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
-        batches = self.objective.training(self.plan, self.encoded, self.rank.number, self.epochs)
+        batches = self.objective.training(self.plan, self.rows.training, self.rank.number, self.epochs)
         self.encoder_rate.assign(encoder_rate(settings, self.epochs))
         loss_sum, seen, began = 0.0, 0, time.monotonic()
         before, all_steps = self.number * settings.epochs * steps, settings.ensemble * settings.epochs * steps
@@ -450,17 +471,19 @@ class _State:
         return distributed.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> dict[str, float]:
-        return _validated(self.objective, self.plan, self.rank, self.validation_step)
+        return _validated(self.objective, self.plan, self.rank, self.validation_step, self.rows.validation)
 
 
-def _validated(objective: Objective, plan: Plan, rank: distributed.Rank, step: Callable[..., Any]) -> dict[str, float]:
+def _validated(
+    objective: Objective, plan: Plan, rank: distributed.Rank, step: Callable[..., Any], encoded: feed.EncodedRows
+) -> dict[str, float]:
     """Mean `validation_loss`, share that is right as `validation_accuracy`, and mean loss of each of `model.targets`.
 
     Over the validation rows of all ranks.
     """
-    make = plan.tensor_maker()
+    make = encoded.make
     totals = np.zeros(3 + len(make.targets))
-    for batch in feed.prefetch(objective.validation(plan, make, rank.number), plan.settings.prefetch_batches):
+    for batch in feed.prefetch(objective.validation(plan, encoded, rank.number), plan.settings.prefetch_batches):
         totals += np.array([float(v) for v in step(batch)])
     loss, correct, count, *further = distributed.sums(list(totals))
     means = {"loss": loss, "accuracy": correct, **dict(zip((f"loss_{t}" for t in make.targets), further, strict=True))}

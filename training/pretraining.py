@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from features.contract import Contract
 from training import feed
-from training.feed import MEMBER, TensorMaker
+from training.feed import MEMBER
 from training.loop import TRIM, Plan, build_model
 from training.settings import PretrainingSettings
 from training.tensors import TIME_CHANNELS, Tensors, trimmed
@@ -264,13 +264,14 @@ class Pretraining:
         for step, batch in enumerate(batches):
             yield sliced(batch, [_random(settings.seed, epoch, step, shard) for shard in shards], self.settings)
 
-    def validation(self, plan: Plan, make: TensorMaker, rank: int) -> Iterator[Tensors]:
+    def validation(self, plan: Plan, encoded: feed.EncodedRows, rank: int) -> Iterator[Tensors]:
         """Slices of all rows, the same in every epoch and for any number of ranks."""
         settings, shards = plan.settings, plan.validation
         share = shards.rows_per_batch(settings.global_batch)
         for shard in shards.of_rank(rank, settings.ranks):
             alone = feed.ShardSet((shards.uris[shard],), (shards.rows[shard],))
-            for step, batch in enumerate(feed.validation_batches(alone, make, 0, 1, share)):
+            batches = feed.validation_batches(alone, encoded, 0, 1, share, settings.shuffle_rows, settings.by_length)
+            for step, batch in enumerate(batches):
                 yield sliced(batch, [_random(settings.seed, _VALIDATION, step, shard)], self.settings)
 
 

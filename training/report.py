@@ -16,13 +16,15 @@ from typing import Any, Literal
 
 import jinja2
 
-from training import gate, plots
+from training import plots
 from training.drift import Shift
 from training.fairness import MEASURES, Fairness
 from training.importance import Overall, Story
 from training.metrics import Comparison, Evaluation, Forecast, Standing
 from training.plots import Picture
 from training.reasons import DOWNGRADE, RECENT, TARGETS, UPGRADE
+from training.verdict import REFIT
+from training.verdict import Verdict as GateVerdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ class ReportInputs:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    gate: gate.Verdict | None = None
+    gate: GateVerdict | None = None
     judged_as_of: dt.date | None = None
     drift: Sequence[Shift] = ()
     trained_tiers: Sequence[int] = ()
@@ -253,7 +255,7 @@ def render(inputs: ReportInputs) -> str:
         "as_of": _day(inputs.as_of),
         "judged_as_of": _day(inputs.judged_as_of) if inputs.judged_as_of else "",
         "gate_rows": _gate_rows(inputs.gate) if inputs.gate else [],
-        "refit": gate.REFIT,
+        "refit": REFIT,
         "ends": _day(inputs.ends),
         "tiles": _tiles(inputs),
         "colours": colours,
@@ -423,9 +425,9 @@ def _metric_rows(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _gate_rows(verdict: gate.Verdict) -> list[tuple[str, str]]:
+def _gate_rows(verdict: GateVerdict) -> list[tuple[str, str]]:
     """What the gate compared, in words, and the figures."""
-    titles = {"model": "This model", "published": "The model published before", gate.REFIT: "Trained anew with them"}
+    titles = {"model": "This model", "published": "The model published before", REFIT: "Trained anew with them"}
     return [(titles.get(name) or _title(name), f"{loss:.3f}") for name, loss in verdict.figures.items()]
 
 

@@ -21,7 +21,7 @@ from features.contract import VALUE, Contract, score_columns
 from features.errors import TrainingDataError
 from training import bundle
 from training.bundle import Manifest
-from training.distributed import bound_threads, quiet_tensorflow
+from training.distributed import bound_threads, load_keras, quiet_tensorflow
 from training.feed import OUTCOME_RANK
 from training.settings import ScoringSettings
 from training.tensors import AS_OF, TIER_RANK, Array, Encoded, Tensors, column, input_schema
@@ -291,6 +291,7 @@ def load_once(loaded: dict[K, V], key: K, load: Callable[[], V]) -> V:
     """What `load` gives, made by the first call with a key in this worker; TensorFlow is quiet and takes one thread."""
     if key not in loaded:
         quiet_tensorflow()
+        load_keras()
         bound_threads(_THREADS_PER_WORKER)
         loaded[key] = load()
         tasks.keep_loaded()

@@ -16,10 +16,10 @@ from training.bundle import Manifest
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
 from training.feed import OUTCOME_RANK, ShardSet
-from training.gate import Verdict
 from training.settings import CalibrationSettings, GateSettings, ScoringSettings
 from training.spark_scoring import predictor_of_worker
 from training.tensors import TIER_RANK, Array, column
+from training.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from training.bundle import (
 )
 from training.calibration import Calibration
 from training.drift import PREDICTED_TIER, Profile
-from training.gate import Verdict
+from training.verdict import Verdict
 
 PROFILE = Profile.of({"events": np.arange(9.0), PREDICTED_TIER: np.arange(9.0) % 3}, 3, 4)
 

@@ -126,14 +126,19 @@ def test_a_shard_smaller_than_its_share_of_a_batch_is_repeated(tmp_path: Path) -
     assert len(batch["target_tier"]) == 8
 
 
-def test_validation_reads_every_row_once(shards: ShardSet) -> None:
-    seen = [v for r in range(2) for t in validation_batches(shards, MAKE, r, 2, 4) for v in _ids(t)]
-    assert sorted(seen) == list(range(70))
+@pytest.mark.parametrize("most", [0, 70])
+def test_validation_reads_every_row_once(shards: ShardSet, most: int) -> None:
+    for by_length in (False, True):
+        encoded = EncodedRows(MAKE, most)
+        for _ in range(2):
+            batches = [t for r in range(2) for t in validation_batches(shards, encoded, r, 2, 4, 10, by_length)]
+            assert sorted(v for t in batches for v in _ids(t)) == list(range(70))
+            assert {len(t["target_tier"]) for t in batches} <= {1, 2, 3, 4}
 
 
 def test_validation_skips_shards_without_rows(tmp_path: Path) -> None:
     nothing = ShardSet((str(tmp_path / "absent.parquet"),), (0,))
-    assert list(validation_batches(nothing, MAKE, 0, 1, 4)) == []
+    assert list(validation_batches(nothing, EncodedRows(MAKE, 0), 0, 1, 4, 10, True)) == []
 
 
 def test_a_batch_that_shards_cannot_share_is_refused(shards: ShardSet) -> None:

@@ -10,8 +10,9 @@ from tests.training.test_calibration import made
 from tests.training.training_examples import DRIFT
 from training.baselines import fit_baselines, transition_counts
 from training.drift import Shift
-from training.gate import Verdict, error_by_chance, judge, of_refit
+from training.gate import error_by_chance, judge, of_refit
 from training.settings import GateSettings
+from training.verdict import Verdict
 
 TIERS = ("base", "silver", "gold")
 GATE = GateSettings(

@@ -175,8 +175,11 @@ def test_a_training_whose_epochs_are_known_keeps_the_weights_of_the_last(tmp_pat
     assert epochs == [*((1, k) for k in range(1, worse + 1)), (2, 1), (2, 2)]
     assert known["best_epoch"] == worse
     for mine, theirs in zip(known["history"][:worse], free, strict=False):
-        assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-5)
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert mine["learning_rate"] == theirs["learning_rate"]
+    judged = [(entry["member"], entry["epoch"]) for entry in known["history"] if "validation_loss" in entry]
+    assert judged == [(1, worse), (2, 2)]  # before the last epoch of each there is nothing to choose
+    assert known["history"][worse - 1]["validation_loss"] == pytest.approx(losses[worse - 1], rel=1e-5)
 
 
 def test_the_moving_average_of_the_weights_is_what_is_validated_and_kept() -> None:

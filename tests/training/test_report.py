@@ -13,8 +13,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from training import baselines, gate, importance, metrics, plots, report
+from training import baselines, importance, metrics, plots, report
 from training.reasons import DOWNGRADE, TARGETS, UPGRADE
+from training.verdict import REFIT, TierCalibration, Verdict
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -34,10 +35,10 @@ def forecast_case(k: int = 3, n: int = 300) -> dict[str, Any]:
     }
 
 
-VERDICT = gate.Verdict(
+VERDICT = Verdict(
     ("members now in t1 are <strange>",),
     {"model": 0.61, "markov": 0.7, "published": 0.6},
-    (gate.TierCalibration("t0", 150, 0.02, 0.04), gate.TierCalibration("t1", 150, 0.09, 0.04)),
+    (TierCalibration("t0", 150, 0.02, 0.04), TierCalibration("t1", 150, 0.09, 0.04)),
     {},
     ("not compared with x",),
 )
@@ -303,7 +304,7 @@ def test_what_the_gate_said_stands_in_the_page() -> None:
     published = report.render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=())))
     assert "Why this model was published" in published
     assert "trained anew" not in published
-    refit = dataclasses.replace(VERDICT, figures={**VERDICT.figures, gate.REFIT: 0.5})
+    refit = dataclasses.replace(VERDICT, figures={**VERDICT.figures, REFIT: 0.5})
     again = report.render(inputs_of(case, gate=refit))
     assert "Then the network was trained anew, as long, with these members among its rows" in again
     assert "Trained anew with them</th><td>0.500" in again

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import decimal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -323,3 +325,17 @@ def test_scores_of_a_share_of_the_members_are_collected(spark: SparkSession) -> 
     for most in (4000, 10**6):
         every, _ = collect_scores(scores, CONTRACT, 4000, most)
         assert len(every) == 4000
+
+
+def test_a_worker_imports_nothing_that_only_fitting_and_judging_need() -> None:
+    """Each worker that scores pays for it, and each rank: seconds of every job."""
+    line = """
+import sys
+from training import drift, loop, spark_scoring
+from training.distributed import load_keras
+load_keras()
+print(sorted({"sklearn", "scipy.stats", "scipy.optimize", "lightgbm", "matplotlib"} & set(sys.modules)))
+import sklearn, matplotlib
+"""
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
