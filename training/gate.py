@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 
 from training import drift
 from training.drift import Shift
-from training.metrics import BINS, predicted_ranks, reliability_curve
+from training.metrics import BINS, equal_mass_bins, predicted_ranks, reliability_curve
 from training.settings import GateSettings
 from training.verdict import REFIT, TierCalibration, Verdict
 
@@ -117,8 +117,12 @@ def error_by_chance(probabilities: Floats, bins: int = BINS, quantile: float = _
     """A quantile of the calibration error if each member's outcome is drawn from its own forecast."""
     chance = np.random.default_rng(0)
     edges = probabilities.cumsum(axis=1)
+    # Whatever is drawn, the bins and what was foretold in them stay; a bin's gap counts by its rows.
+    places = [equal_mass_bins(p, bins) for p in probabilities.T]
+    foretold = [np.bincount(place, p, bins) for place, p in zip(places, probabilities.T, strict=True)]
     errors = []
     for _ in range(_SIMULATIONS):
         drawn = (chance.random(len(edges))[:, None] > edges).sum(axis=1).clip(max=edges.shape[1] - 1)
-        errors.append(calibration_error(probabilities, drawn, bins))
+        happened = [np.bincount(place[drawn == k], minlength=bins) for k, place in enumerate(places)]
+        errors.append(np.abs(np.subtract(foretold, happened)).sum() / probabilities.size)
     return float(np.quantile(errors, quantile))

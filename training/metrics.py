@@ -385,7 +385,7 @@ class Judged:
     def figures(self, name: str, bins: int) -> bootstrap.Figures:
         """One of the forecasts, made ready for the bootstrap."""
         p, now = _checked(self.probabilities[name], self.current)
-        places = np.stack([_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
+        places = np.stack([equal_mass_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
         truth = _checked_ranks(self.outcome, "outcome", *p.shape)
         return bootstrap.Figures.of(p, movement_probabilities(p, now), now, truth, places)
 
@@ -470,7 +470,7 @@ def reliability_curve(probability: Floats, happened: Flags, bins: int = BINS) ->
     Both arrays [n] with n above 0. Keeping equal probabilities together makes the curve independent of the order of
     rows, at the price of uneven bins where a forecast has few distinct values.
     """
-    place = _bins(probability, bins)
+    place = equal_mass_bins(probability, bins)
     rows = np.bincount(place, minlength=bins)
     full = rows > 0
     predicted = np.bincount(place, weights=probability, minlength=bins)[full] / rows[full]
@@ -478,7 +478,7 @@ def reliability_curve(probability: Floats, happened: Flags, bins: int = BINS) ->
     return ReliabilityCurve(tuple(predicted.tolist()), tuple(observed.tolist()), tuple(rows[full].tolist()))
 
 
-def _bins(probability: Floats, bins: int) -> Ranks:
+def equal_mass_bins(probability: Floats, bins: int = BINS) -> Ranks:
     """[n] bin of each row, see `reliability_curve`."""
     edges = np.sort(probability)[np.arange(1, bins) * len(probability) // bins]
     return np.searchsorted(edges, probability, side="right")

@@ -10,7 +10,7 @@ from tests.training.test_calibration import made
 from tests.training.training_examples import DRIFT
 from training.baselines import fit_baselines, transition_counts
 from training.drift import Shift
-from training.gate import error_by_chance, judge, of_refit
+from training.gate import calibration_error, error_by_chance, judge, of_refit
 from training.settings import GateSettings
 from training.verdict import Verdict
 
@@ -97,11 +97,20 @@ def test_a_feature_far_from_the_training_rows_refuses_with_both_figures() -> Non
     assert judge(TRUTH, CURRENT, OUTCOME, TIERS, {"markov": MARKOV}, GATE, [], [near]).published
 
 
+@pytest.mark.parametrize("rows", [3, 200])
+def test_chance_explains_the_errors_of_outcomes_drawn_from_the_forecast(rows: int) -> None:
+    p, chance = made(rows, 1)[0].round(1), np.random.default_rng(0)  # equal forecasts, uneven bins
+    p /= p.sum(axis=1, keepdims=True)
+    errors = []
+    for _ in range(200):
+        drawn = (chance.random(rows)[:, None] > p.cumsum(axis=1)).sum(axis=1).clip(max=p.shape[1] - 1)
+        errors.append(calibration_error(p, drawn))
+    assert error_by_chance(p) == pytest.approx(np.quantile(errors, 0.95), rel=1e-12)
+
+
 @pytest.mark.parametrize("rows", [200, 5000])
 def test_chance_alone_explains_less_with_more_rows(rows: int) -> None:
     """A perfect forecast stays below the bound of chance 19 times of 20, whatever the number of rows."""
-    from training.gate import calibration_error
-
     above = []
     for seed in range(60):
         truth, _, outcome = made(rows, seed)
