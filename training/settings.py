@@ -125,7 +125,7 @@ class TrainingSettings(_Strict):
     mixed_precision: bool = Field(description="bfloat16 arithmetic where a GPU is used; weights stay float32")
     vocabulary_size: Positive = Field(le=1_000_000, description="most codes of a categorical channel")
     shuffle_rows: Positive = Field(description="rows of each shard's shuffle buffer")
-    kept_rows: int = Field(ge=0, description="encoded rows of each split that a rank keeps in memory for the next epoch")
+    kept_rows: int = Field(ge=0, description="encoded rows of each split that a rank keeps for the next epoch")
     by_length: bool = Field(description="put rows of similar length into a batch, which leaves less padding")
     row_group_rows: Positive = Field(description="rows of a staged parquet row group, the unit of reading")
     prefetch_batches: Positive = Field(le=64, description="batches prepared beside the running step")
