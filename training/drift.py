@@ -227,11 +227,11 @@ def _distance(profile: Profile, found: Counted, name: str) -> float:
         rows, totals = np.array(counted.rows[name][:-1]), np.array(counted.totals[name])
         filled = rows > 0
         sides.append((totals[filled] / rows[filled], rows[filled]))
-    from scipy.stats import wasserstein_distance  # slow to import, and workers only count
-
     (before, weights), (now, of_now) = sides
     if not len(before) or not len(now):  # that one side has no values at all is for the index to say
         return 0.0
+    from scipy.stats import wasserstein_distance  # slow to import, and workers only count
+
     return float(wasserstein_distance(before, now, weights, of_now)) / profile.deviations[name]
 
 
