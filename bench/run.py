@@ -315,7 +315,10 @@ def main() -> None:
     spark = open_session("tiercast bench", "local[*]", SPARK)
     bench = Bench(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.days))
     day = Days(spark, chosen.folder.absolute(), Programme(chosen.events, chosen.users, chosen.history), last_days=RUNS)
-    found = list(sections(bench, day, chosen.ingested, chosen.scored))
+    found = []
+    for section in sections(bench, day, chosen.ingested, chosen.scored):
+        print(section.text(), flush=True)  # a run that is stopped has shown what it measured
+        found.append(section)
     shown = chosen.page.with_suffix(".png")
     picture(found).savefig(shown, dpi=120)
     chosen.page.write_text(text(bench.programme, found, bench.trainings(chosen.trained), shown.name), encoding="utf-8")
