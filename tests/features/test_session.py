@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +33,23 @@ def test_java_options_that_are_given_stand(tmp_path: Path, monkeypatch: pytest.M
     given, archived, logs = session._java_options({JAVA_OPTIONS: "-Xss8m"}).split()
     assert (given, archived) == ("-Xss8m", f'"-XX:SharedArchiveFile={archive}"')
     assert logs.startswith("-Dlog4j2.configurationFile=file:")
+
+
+_FAULTS = """
+import resource
+import numpy as np
+from features.session import keep_freed_memory
+keep_freed_memory()
+for turn in range(11):
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (100_000, 1_000_000, 8_000_000):
+        np.ones(size)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings, and keeps its own")
+def test_arrays_that_are_made_again_find_the_memory_of_those_before() -> None:
+    found = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 100  # without it thousands, even where pages are huge
