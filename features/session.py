@@ -66,7 +66,7 @@ def open_session(app_name: str, master: str | None, options: Mapping[str, str | 
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory of arrays that it drops: baselines and figures take a tenth less time.
+    """Let this process keep the memory of arrays that it drops, for those that it makes next.
 
     C libraries other than glibc are left as they are.
     """
