@@ -57,28 +57,28 @@ cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalon
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" setup/cluster_demo.sh $(BIN) build/cluster
 
 quality: setup ## train and evaluate every network on the demo tables, into docs/quality.md
-	@$(BIN)/python -m bench.quality
+	@$(BIN)/python -m bench.forecasts.networks
 
 pretraining: setup ## measure with and without a pretrained encoder on the demo tables, into docs/pretraining.md
-	@$(BIN)/python -m bench.pretraining
+	@$(BIN)/python -m bench.forecasts.pretraining
 
 limits: setup ## noise, averages and learning curves on the demo tables, into docs/limits.md
-	@$(BIN)/python -m bench.limits
+	@$(BIN)/python -m bench.forecasts.limits
 
 gate: setup ## train models that deserve to be refused on the demo tables, into docs/gate.md
-	@$(BIN)/python -m bench.gate
+	@$(BIN)/python -m bench.forecasts.gate
 
 folds: setup ## cross-validate on the demo tables, with all challengers, into docs/folds.md
-	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m bench.folds
+	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m bench.forecasts.folds
 
 truth: setup ## train on simulated members whose chances are known, into docs/truth.md
-	@$(BIN)/python -m bench.truth
+	@$(BIN)/python -m bench.forecasts.truth
 
 search: setup ## look for a better network for MINUTES (60), into docs/search.md
-	@$(BIN)/python -m bench.search --minutes $(or $(MINUTES),60)
+	@$(BIN)/python -m bench.forecasts.search --minutes $(or $(MINUTES),60)
 
 bench: setup ## measure beside other engines, into docs/benchmarks.md
-	@$(BIN)/python -m bench.run
+	@$(BIN)/python -m bench.speed.run
 
 clean: ## everything that was made here, but for caches outside
 	rm -rf build dist .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse

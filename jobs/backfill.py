@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from features import delta, table_files
-from features.errors import BackfillError, SettingsError, TiercastError
-from features.reading import OUTCOMES, SEQUENCES
-from jobs import passes, score_users
-from jobs.job import Job, Run, main, parser, reconcile
-from training.settings import DateRange, expand
+from features.building.pass_plan import OUTCOMES, SEQUENCES
+from features.core.date_ranges import DateRange, expand
+from features.core.errors import BackfillError, SettingsError, TiercastError
+from features.storage import delta_tables, table_log
+from jobs import score_users
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run, reconcile
+from jobs.steps import as_of_tables, pinned_inputs, scores
 
 SCORES = "scores"
 KINDS = (SEQUENCES, OUTCOMES, SCORES)
@@ -51,7 +53,7 @@ def run(job: Job) -> None:
     """Print the plan; unless it is a dry run, carry it out and say what failed."""
     dates, kinds = _asked(job)
     per_pass = job.options.max_parallel or job.settings.sequence.dates_per_pass
-    pinned = passes.pin_events(job)
+    pinned = pinned_inputs.pin_events(job)
     steps = [step for kind in kinds for step in _plan(job, pinned, kind, dates)]
     job.say(describe(job, pinned, steps, per_pass))
     if job.options.dry_run:
@@ -63,7 +65,7 @@ def run(job: Job) -> None:
 
     built = [(s.kind, s.date) for s in steps if s.kind != SCORES]
     if built:
-        passes.write(job, passes.update_user_days(job), built, per_pass, failed)
+        as_of_tables.write(job, pinned_inputs.update_user_days(job), built, per_pass, failed)
     for date in dates if SCORES in kinds else []:
         if (SEQUENCES, date) in failures:
             failed(SCORES, date, BackfillError("its sequences could not be written"))
@@ -91,13 +93,13 @@ def _asked(job: Job) -> tuple[list[dt.date], list[str]]:
     return list(dates), [k for k in KINDS if k in options.only]
 
 
-def _plan(job: Job, pinned: passes.Pinned, kind: str, dates: Sequence[dt.date]) -> list[Step]:
+def _plan(job: Job, pinned: pinned_inputs.Pinned, kind: str, dates: Sequence[dt.date]) -> list[Step]:
     if kind == SCORES:
-        return [Step(kind, d, score_users.reason(job, d, passes.inputs_of(job, pinned, SEQUENCES, d))) for d in dates]
-    return [Step(kind, d, passes.plan(job, pinned, kind, d).reason) for d in dates]
+        return [Step(kind, d, scores.reason(job, d, as_of_tables.inputs_of(job, pinned, SEQUENCES, d))) for d in dates]
+    return [Step(kind, d, as_of_tables.plan(job, pinned, kind, d).reason) for d in dates]
 
 
-def describe(job: Job, pinned: passes.Pinned, steps: Sequence[Step], per_pass: int) -> list[str]:
+def describe(job: Job, pinned: pinned_inputs.Pinned, steps: Sequence[Step], per_pass: int) -> list[str]:
     """The plan in lines: per kind and reason the dates, the passes over the events, and what they may cost."""
     lines = ["", f"plan, on events version {pinned.versions['events']}"]
     for kind in dict.fromkeys(s.kind for s in steps):
@@ -113,15 +115,15 @@ def describe(job: Job, pinned: passes.Pinned, steps: Sequence[Step], per_pass: i
 
 def _cost(job: Job, count: int, rows: int) -> str:
     """What the passes may take, from what earlier ones took."""
-    if not count or not delta.exists(job.spark, job.uri("runs")):
+    if not count or not delta_tables.exists(job.spark, job.uri("runs")):
         return ""
-    past = delta.read(job.spark, job.uri("runs")).where("job = 'read_events' AND status = 'written'")
-    per_row = delta.scalar(past.selectExpr("sum(seconds) / nullif(sum(counts['rows']), 0)"))
+    past = delta_tables.read(job.spark, job.uri("runs")).where("job = 'read_events' AND status = 'written'")
+    per_row = delta_tables.scalar(past.selectExpr("sum(seconds) / nullif(sum(counts['rows']), 0)"))
     return "" if per_row is None else f"; about {count * rows * per_row:,.0f} s, by the speed of earlier ones"
 
 
-def _score(job: Job, date: dt.date, failed: passes.Failed) -> None:
-    with passes.told(failed, SCORES, date):
+def _score(job: Job, date: dt.date, failed: as_of_tables.Failed) -> None:
+    with as_of_tables.told(failed, SCORES, date):
         job.run_for(score_users.run, [date])
 
 
@@ -129,8 +131,8 @@ def _reconcile(job: Job, record: Run, date: dt.date, kinds: Sequence[str]) -> No
     """Every table of a date has a row for each user known at it."""
     for kind in kinds:
         uri = job.uri(kind)
-        files = table_files.active_files(uri, delta.version(job.spark, uri))
-        record.counts[kind] = table_files.rows_by_date(files).get(date, 0)
+        files = table_log.active_files(uri, delta_tables.version(job.spark, uri))
+        record.counts[kind] = table_log.rows_by_date(files).get(date, 0)
     for kind, rows in record.counts.items():
         reconcile(f"{kind} as of {date}", record.counts[kinds[0]], rows)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from features.reading import OUTCOMES
-from jobs import passes
-from jobs.job import Job, main, parser
+from features.building.pass_plan import OUTCOMES
+from jobs.running.command import main, parser
+from jobs.running.job import Job
+from jobs.steps import as_of_tables, pinned_inputs
 
 ARGUMENTS = parser(
     "build_outcomes",
@@ -20,8 +21,8 @@ ARGUMENTS = parser(
 
 def run(job: Job) -> None:
     """Bring the rollup up to date, then write the outcomes of the as-of dates that are not there yet, in one pass."""
-    pinned = passes.update_user_days(job)
-    passes.write(job, pinned, [(OUTCOMES, date) for date in job.as_of])
+    pinned = pinned_inputs.update_user_days(job)
+    as_of_tables.write(job, pinned, [(OUTCOMES, date) for date in job.as_of])
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -7,10 +7,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from features import as_of, delta, table_files
-from features.reading import SEQUENCES, SNAPSHOTS, Output
-from jobs import passes
-from jobs.job import Job, main, parser
+from features.building import range_tasks
+from features.building.pass_plan import SEQUENCES, SNAPSHOTS, Output
+from features.storage import commits, delta_tables, table_log
+from jobs.running.command import main, parser
+from jobs.running.job import Job
+from jobs.steps import as_of_tables, pinned_inputs
 
 log = logging.getLogger("tiercast")
 
@@ -27,7 +29,7 @@ ARGUMENTS.add_argument("--rebuild", action="store_true", help="from all events, 
 
 def run(job: Job) -> None:
     """Write the snapshot of the date asked for, of several the last, and drop old sequences."""
-    date, pinned = job.as_of[-1], passes.update_user_days(job)
+    date, pinned = job.as_of[-1], pinned_inputs.update_user_days(job)
     if job.settings.known_by == "ingested_at":
         log.info("with known_by: ingested_at dates are answered from all files: no snapshot is kept")
     else:
@@ -36,41 +38,41 @@ def run(job: Job) -> None:
         drop_sequences(job, date - dt.timedelta(days=job.settings.sequence.keep_days))
 
 
-def write_snapshot(job: Job, pinned: passes.Pinned, date: dt.date) -> None:
+def write_snapshot(job: Job, pinned: pinned_inputs.Pinned, date: dt.date) -> None:
     """Write the snapshot of a date, from the one that stands where that is older; readers see the one or the other."""
-    uri, settings = passes.snapshots_uri(job), job.settings
+    uri, settings = pinned_inputs.snapshots_uri(job), job.settings
     with job.run("compact", date) as record:
-        as_of.check_known(pinned.event_files, date)
-        table = as_of.table_of(SNAPSHOTS, settings.sequences)
-        delta.ensure(job.spark, uri, table)
-        seen, inputs = delta.version(job.spark, uri), passes.snapshot_inputs(pinned)
+        range_tasks.check_known(pinned.event_files, date)
+        table = range_tasks.table_of(SNAPSHOTS, settings.sequences)
+        delta_tables.ensure(job.spark, uri, table)
+        seen, inputs = delta_tables.version(job.spark, uri), pinned_inputs.snapshot_inputs(pinned)
         record.versions = dict(pinned.versions)
         rebuild = job.options.rebuild
-        if not rebuild and table_files.inputs_at(uri, seen, date) == {inputs}:
+        if not rebuild and table_log.inputs_at(uri, seen, date) == {inputs}:
             record.status = "unchanged"
             return
         output = Output(SNAPSHOTS, uri, date, inputs)
-        work = passes.reading(job, pinned, [output], rebuild)
-        added = as_of.build(job.spark, work, settings.sequence.rows_per_range)[output]
-        stood = {f.date for f in table_files.active_files(uri, seen)}
-        record.versions[SNAPSHOTS] = delta.commit_files(uri, table, record.id, seen, stood | {date}, added)
+        work = as_of_tables.reading(job, pinned, [output], rebuild)
+        added = range_tasks.build(job.spark, work, settings.sequence.rows_per_range)[output]
+        stood = {f.date for f in table_log.active_files(uri, seen)}
+        record.versions[SNAPSHOTS] = commits.commit_files(uri, table, record.id, seen, stood | {date}, added)
         record.counts["rows"] = sum(f.rows for f in added)
 
 
 def drop_sequences(job: Job, before: dt.date) -> None:
     """Take the sequences of as-of dates before one out of the table; VACUUM sweeps their files."""
     uri = job.uri(SEQUENCES)
-    if not delta.exists(job.spark, uri):
+    if not delta_tables.exists(job.spark, uri):
         return
-    seen = delta.version(job.spark, uri)
-    old = {f.date for f in table_files.active_files(uri, seen) if f.date < before}
+    seen = delta_tables.version(job.spark, uri)
+    old = {f.date for f in table_log.active_files(uri, seen) if f.date < before}
     with job.run("drop_sequences", None) as record:
         record.counts["dates"] = len(old)
         if not old:
             record.status = "unchanged"
             return
-        table = as_of.table_of(SEQUENCES, job.settings.sequences)
-        record.versions[SEQUENCES] = delta.commit_files(uri, table, record.id, seen, old, [])
+        table = range_tasks.table_of(SEQUENCES, job.settings.sequences)
+        record.versions[SEQUENCES] = commits.commit_files(uri, table, record.id, seen, old, [])
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -7,16 +7,20 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 
-from features import delta, tables, uri
-from features.reading import OUTCOMES, SEQUENCES
-from jobs import passes
-from jobs.evaluate_model import evaluated, keep
-from jobs.job import Job, Run, main, parser
-from jobs.train_model import train
-from training import folds
-from training.bootstrap import Intervals
-from training.folds import Fold, Judgement, Spread
-from training.settings import FoldSettings, TrainingSettings
+from features.building.pass_plan import OUTCOMES, SEQUENCES
+from features.core import places
+from features.storage import commits, delta_tables, schemas
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run
+from jobs.steps import as_of_tables, pinned_inputs
+from jobs.steps.evaluation import evaluated, keep
+from jobs.steps.training import train
+from training.evaluation import folds
+from training.evaluation.bootstrap import Intervals
+from training.evaluation.folds import Fold, Judgement, Spread
+from training.report import folds_page
+from training.settings.fitting import TrainingSettings
+from training.settings.judging import FoldSettings
 
 ARGUMENTS = parser(
     "cross_validate",
@@ -58,19 +62,21 @@ def cross_validate(job: Job) -> list[str]:
         record.model_version = found[0].version
         record.counts = {"folds": len(found), "rows": sum(one.comparison.model.rows for one in found)}
         record.versions["cross_validations"] = _keep(job, record, found, spread, intervals)
-        page = folds.page(found, spread, intervals, settings.horizon.days)
-        uri.write_bytes(uri.join(settings.storage.reports, f"folds-{evaluation.as_of}.md"), "\n".join(page).encode())
+        page = folds_page.page(found, spread, intervals, settings.horizon.days)
+        places.write_bytes(
+            places.join(settings.storage.reports, f"folds-{evaluation.as_of}.md"), "\n".join(page).encode()
+        )
     return page
 
 
 def _prepare(job: Job, planned: Sequence[Fold]) -> None:
     """Sequences and outcomes of all folds, in one pass; a date that the events cannot answer stops before training."""
-    pinned = passes.update_user_days(job)
+    pinned = pinned_inputs.update_user_days(job)
     dates = sorted({date for fold in planned for date in fold.dates})
     wanted = [(kind, date) for date in dates for kind in (SEQUENCES, OUTCOMES)]
     for kind, date in wanted:
-        passes.check(job, pinned, kind, date)
-    passes.write(job, pinned, wanted)
+        as_of_tables.check(job, pinned, kind, date)
+    as_of_tables.write(job, pinned, wanted)
 
 
 def _judged(job: Job, fold: Fold) -> Judgement:
@@ -104,8 +110,8 @@ def _keep(
 ) -> int:
     """Replace the rows of the network and the number of folds in `cross_validations`."""
     address, date, version = job.uri("cross_validations"), job.settings.evaluation.as_of, found[0].version
-    delta.ensure(job.spark, address, tables.CROSS_VALIDATIONS)
-    seen = delta.version(job.spark, address)
+    delta_tables.ensure(job.spark, address, schemas.CROSS_VALIDATIONS)
+    seen = delta_tables.version(job.spark, address)
     days = [one.fold.evaluated for one in found]
     rows = [
         (
@@ -114,9 +120,9 @@ def _keep(
         )
         for model, figures in spread.items() for figure, of in figures.items()
     ]  # fmt: skip
-    predicate = f"{delta.date_is('as_of_date', date)} AND model_version = '{version}' AND folds = {len(found)}"
-    frame = job.spark.createDataFrame(rows, tables.CROSS_VALIDATIONS.schema).coalesce(1)
-    return delta.commit(frame, address, tables.CROSS_VALIDATIONS, record.id, seen, predicate)
+    predicate = f"{delta_tables.date_is('as_of_date', date)} AND model_version = '{version}' AND folds = {len(found)}"
+    frame = job.spark.createDataFrame(rows, schemas.CROSS_VALIDATIONS.schema).coalesce(1)
+    return commits.commit(frame, address, schemas.CROSS_VALIDATIONS, record.id, seen, predicate)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import sys
 
-from features import snapshots, tables
-from features.aggregates import aggregate_columns
-from jobs.settings import Settings, load
+from features.building import snapshots
+from features.kernel.aggregates import aggregate_columns
+from features.storage import schemas
+from jobs.running.settings import Settings
+from jobs.running.settings_files import load
 
 
 def page(settings: Settings) -> str:
     """The tables of these settings as a Markdown page."""
     attributes = {name: a.type for name, a in settings.source.attributes.items()}
-    return tables.document(
+    return schemas.document(
         [
-            tables.events(attributes),
-            tables.EVENTS_REJECTED,
-            tables.user_days(settings.events.types),
-            tables.sequences(settings.contract, aggregate_columns(settings.aggregates)),
-            tables.outcomes(settings.horizon.targets),
+            schemas.events(attributes),
+            schemas.EVENTS_REJECTED,
+            schemas.user_days(settings.events.types),
+            schemas.sequences(settings.contract, aggregate_columns(settings.aggregates)),
+            schemas.outcomes(settings.horizon.targets),
             snapshots.table(settings.sequences),
-            tables.scores(settings.contract.tiers, settings.scoring.outputs),
-            tables.SCORE_REASONS,
-            tables.EMBEDDINGS,
-            tables.TIERS,
-            tables.DRIFT,
-            tables.EVALUATIONS,
-            tables.FAIRNESS,
-            tables.CROSS_VALIDATIONS,
-            tables.RUNS,
+            schemas.scores(settings.contract.tiers, settings.scoring.outputs),
+            schemas.SCORE_REASONS,
+            schemas.EMBEDDINGS,
+            schemas.TIERS,
+            schemas.DRIFT,
+            schemas.EVALUATIONS,
+            schemas.FAIRNESS,
+            schemas.CROSS_VALIDATIONS,
+            schemas.RUNS,
         ]
     )
 

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from features import delta, table_files, tables, tasks
-from features.table_files import AddedFile
-from jobs.job import Job, Run, main, parser, reconcile
-from jobs.scoring import Members, inputs_of_members, members
-from training.bundle import PRETRAIN, Manifest, read_manifest
-from training.pretrained import check_sequences
-from training.settings import ScoringSettings
-from training.spark_embedding import embedded
-from training.tensors import AS_OF
+from features.spark import workers
+from features.storage import commits, delta_tables, file_writer, schemas, table_log
+from features.storage.file_writer import AddedFile
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run, reconcile
+from jobs.steps.members import Members, inputs_of_members, members
+from training.bundles.bundle_folder import read_manifest
+from training.bundles.encoders import check_sequences
+from training.bundles.manifest import PRETRAIN, Manifest
+from training.inputs.column_names import AS_OF
+from training.settings.scoring import ScoringSettings
+from training.spark.embeddings import embedded
 
 ARGUMENTS = parser(
     "embed_users",
@@ -36,14 +39,14 @@ def run(job: Job) -> None:
 
 def embed_users(job: Job, record: Run, date: dt.date) -> None:
     """Write the embeddings of one as-of date in one commit."""
-    settings, uri, table = job.settings, job.uri("embeddings"), tables.EMBEDDINGS
+    settings, uri, table = job.settings, job.uri("embeddings"), schemas.EMBEDDINGS
     manifest = read_manifest(settings.storage.pretrained, settings.pretraining.version, PRETRAIN)
     check_sequences(manifest, settings.contract)
     record.model_version = manifest.version
-    delta.ensure(job.spark, uri, table)
-    seen = delta.version(job.spark, uri)
+    delta_tables.ensure(job.spark, uri, table)
+    seen = delta_tables.version(job.spark, uri)
     now = inputs_of_members(job, date)
-    if table_files.inputs_at(uri, seen, date) == {_inputs(now, manifest)}:
+    if table_log.inputs_at(uri, seen, date) == {_inputs(now, manifest)}:
         record.status = "unchanged"
         return
     known, of_sequences = members(job, date, now, record)
@@ -52,27 +55,27 @@ def embed_users(job: Job, record: Run, date: dt.date) -> None:
     record.counts["rows"] = sum(f.rows for f in files)
     if known.count is not None:
         reconcile(f"embeddings as of {date}", known.count, record.counts["rows"])
-    record.versions["embeddings"] = delta.commit_files(uri, table, record.id, seen, [date], files)
+    record.versions["embeddings"] = commits.commit_files(uri, table, record.id, seen, [date], files)
 
 
 def _write(
     job: Job, known: Members, manifest: Manifest, settings: ScoringSettings, uri: str, inputs: str
 ) -> list[AddedFile]:
     """Files of `embeddings`, uncommitted, written by the tasks that read or build the sequences."""
-    columns, pretrained_uri = tables.EMBEDDINGS.columns, job.settings.storage.pretrained
+    columns, pretrained_uri = schemas.EMBEDDINGS.columns, job.settings.storage.pretrained
 
     def work(portion: int) -> Iterator[AddedFile]:
         rows = known.rows_of(known.ranges[portion])
         if rows.num_rows:
             found = embedded(rows, known.as_of, pretrained_uri, manifest, settings)
             found = found.append_column("inputs_id", pa.repeat(inputs, rows.num_rows)).select(columns)
-            yield table_files.write_file(found, uri, AS_OF, known.as_of, table_files.MEMBERS)
+            yield file_writer.write_file(found, uri, AS_OF, known.as_of, file_writer.MEMBERS)
 
-    return tasks.found(job.spark, len(known.ranges), work)
+    return workers.found(job.spark, len(known.ranges), work)
 
 
 def _inputs(of_sequences: str, manifest: Manifest) -> str:
-    return f"{table_files.fingerprint(of_sequences)}.{table_files.fingerprint(manifest.version)}"
+    return f"{table_log.fingerprint(of_sequences)}.{table_log.fingerprint(manifest.version)}"
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

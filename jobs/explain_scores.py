@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from features import delta, table_files, tables
-from features.errors import DateError
-from features.source import source_errors
-from jobs.job import Job, Run, main, parser, reconcile
-from jobs.reasons import reasons_of_sample, sample_of
-from jobs.reports import is_evaluated, write_forecast
-from training.attributions import Averages
-from training.bundle import check_fits, read_manifest
-from training.spark_explanations import explained
+from features.core.errors import DateError
+from features.storage import commits, delta_tables, schemas, table_log
+from features.storage.failures import source_errors
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run, reconcile
+from jobs.steps.reasons import reasons_of_sample, sample_of
+from jobs.steps.reports import is_evaluated, write_forecast
+from training.bundles.bundle_folder import read_manifest
+from training.bundles.manifest import check_fits
+from training.reasons.attributions import Averages
+from training.spark.explanations import explained
 
 ARGUMENTS = parser(
     "explain_scores",
@@ -39,7 +41,7 @@ def run(job: Job) -> None:
 def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> None:
     """Write the reasons of one as-of date in one commit, and the report of a date whose outcomes are not known yet."""
     settings, uri = job.settings, job.uri("score_reasons")
-    record.versions = {name: delta.version(job.spark, job.existing(name)) for name in ("scores", "sequences")}
+    record.versions = {name: delta_tables.version(job.spark, job.existing(name)) for name in ("scores", "sequences")}
     scores = _of_date(job, record, "scores", date, "score_users")
     sequences = _of_date(job, record, "sequences", date, "build_sequences")
     (version, of_scores), *_ = scores.select("model_version", "inputs_id").distinct().collect()
@@ -47,11 +49,11 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
     manifest = read_manifest(settings.storage.models, version)
     check_fits(manifest, settings.contract, settings.scoring.outputs)
     record.model_version = version
-    delta.ensure(job.spark, uri, tables.SCORE_REASONS)
-    seen = delta.version(job.spark, uri)
+    delta_tables.ensure(job.spark, uri, schemas.SCORE_REASONS)
+    seen = delta_tables.version(job.spark, uri)
     # Spark keeps the first 32 characters of a text as its bounds: one fingerprint fits.
-    inputs = table_files.fingerprint(of_scores, settings.explanation.model_dump(), where)
-    if table_files.inputs_at(uri, seen, date) == {inputs}:
+    inputs = table_log.fingerprint(of_scores, settings.explanation.model_dump(), where)
+    if table_log.inputs_at(uri, seen, date) == {inputs}:
         record.status = "unchanged"
         return
     with source_errors("--where"):
@@ -66,10 +68,12 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
     reasons = explained(rows, settings.storage.models, manifest, averages, settings.explanation).withColumns(
         {"as_of_date": f.lit(date), "model_version": f.lit(version), "inputs_id": f.lit(inputs)}
     )
-    record.versions["score_reasons"] = delta.commit(
-        reasons, uri, tables.SCORE_REASONS, record.id, seen, delta.date_is("as_of_date", date)
+    record.versions["score_reasons"] = commits.commit(
+        reasons, uri, schemas.SCORE_REASONS, record.id, seen, delta_tables.date_is("as_of_date", date)
     )
-    written = delta.read(job.spark, uri, record.versions["score_reasons"]).where(delta.date_is("as_of_date", date))
+    written = delta_tables.read(job.spark, uri, record.versions["score_reasons"]).where(
+        delta_tables.date_is("as_of_date", date)
+    )
     record.counts = {"members": written.select("user_id").distinct().count(), "rows": written.count()}
     reconcile(f"members explained as of {date}", members, record.counts["members"])
     if not is_evaluated(job, date):
@@ -77,7 +81,9 @@ def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> N
 
 
 def _of_date(job: Job, record: Run, table: str, date: dt.date, writer: str) -> DataFrame:
-    rows = delta.read(job.spark, job.uri(table), record.versions[table]).where(delta.date_is("as_of_date", date))
+    rows = delta_tables.read(job.spark, job.uri(table), record.versions[table]).where(
+        delta_tables.date_is("as_of_date", date)
+    )
     if rows.isEmpty():
         raise DateError(f"there are no {table} as of {date} to explain: run {writer} for it first")
     return rows
@@ -85,8 +91,8 @@ def _of_date(job: Job, record: Run, table: str, date: dt.date, writer: str) -> D
 
 def _check_sequences(job: Job, record: Run, date: dt.date, of_scores: str) -> None:
     """Reasons must be those of the rows that were scored."""
-    found = table_files.inputs_at(job.uri("sequences"), record.versions["sequences"], date)
-    if {table_files.fingerprint(inputs) for inputs in found} != {of_scores.partition(".")[0]}:
+    found = table_log.inputs_at(job.uri("sequences"), record.versions["sequences"], date)
+    if {table_log.fingerprint(inputs) for inputs in found} != {of_scores.partition(".")[0]}:
         raise DateError(
             f"the sequences as of {date} are not those that were scored, because events came in or settings changed: "
             "run build_sequences and score_users for it again"

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 from pyspark import StorageLevel
 
-from features import delta, ingest, quality, repeats, table_files, tables
-from features.errors import ReconciliationError, SourceError
-from features.pseudonyms import check_key, key_check, key_from_environment
-from features.session import scratch
-from features.source import check_expression, read_source, source_errors
-from jobs.job import Job, Run, main, parser
+from features.core.errors import ReconciliationError, SourceError
+from features.ingest import batch_files, gates, repeats, row_counts, shards, typed_rows
+from features.ingest.pseudonyms import check_key, key_check, key_from_environment
+from features.ingest.sources import check_expression, read_source
+from features.spark.session import scratch
+from features.storage import commits, delta_tables, schemas, table_log
+from features.storage.failures import source_errors
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run
 
 ARGUMENTS = parser(
     "ingest_events",
@@ -46,27 +49,27 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
     points = job.settings.tiers.rule().points
     if points:
         check_expression(spark, points, spec.table.schema, "tiers.points")
-    delta.ensure(spark, events_uri, spec.table, {"tiercast.key_check": key_check(key)})
-    delta.ensure(spark, rejected_uri, tables.EVENTS_REJECTED)
-    check_key(key, delta.table_property(spark, events_uri, "tiercast.key_check"), events_uri)
-    seen, seen_rejected = delta.version(spark, events_uri), delta.version(spark, rejected_uri)
+    delta_tables.ensure(spark, events_uri, spec.table, {"tiercast.key_check": key_check(key)})
+    delta_tables.ensure(spark, rejected_uri, schemas.EVENTS_REJECTED)
+    check_key(key, delta_tables.table_property(spark, events_uri, "tiercast.key_check"), events_uri)
+    seen, seen_rejected = delta_tables.version(spark, events_uri), delta_tables.version(spark, rejected_uri)
 
-    known, within = table_files.active_files(events_uri, seen), spec.events.repeats_within_days
+    known, within = table_log.active_files(events_uri, seen), spec.events.repeats_within_days
     columns = source.events.columns
-    pieces = repeats.cut(ingest.typed(source.events, spec), spec.checks(columns, key, record.now))
+    pieces = shards.cut(typed_rows.typed(source.events, spec), spec.checks(columns, key, record.now))
     if source.malformed is not None:
-        pieces = pieces.unionByName(repeats.cut_lines(ingest.refused_lines(source.malformed, key, record.now)))
+        pieces = pieces.unionByName(shards.cut_lines(typed_rows.refused_lines(source.malformed, key, record.now)))
     with source_errors("the source"):  # the first time that its rows are read
         sought = None
         if known:
             pieces = pieces.persist(StorageLevel.DISK_ONLY)
-            known = known if within is None else ingest.near(known, repeats.dates(pieces), within)
-            sought = repeats.sought(pieces, known)
-        settled = repeats.settled(pieces, known, columns, sought).persist(StorageLevel.DISK_ONLY)
-        counts = repeats.counts(settled)
-    by_status, new_days = ingest.by_status(counts), ingest.by_date(counts)
+            known = known if within is None else shards.near(known, shards.dates(pieces), within)
+            sought = shards.sought(pieces, known)
+        settled = shards.settled(pieces, known, columns, sought).persist(StorageLevel.DISK_ONLY)
+        counts = row_counts.counts(settled)
+    by_status, new_days = row_counts.by_status(counts), row_counts.by_date(counts)
     read = counts.get((repeats.READ, None, None), 0)
-    record.counts = {**by_status, "rows_read": read, **ingest.by_type(counts), **ingest.by_source(source)}
+    record.counts = {**by_status, "rows_read": read, **row_counts.by_type(counts), **row_counts.by_source(source)}
     if not read:
         raise SourceError("the source has no rows" + (f" from {since} to {until}" if since or until else ""))
     if sum(by_status.values()) != read:
@@ -74,21 +77,21 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
 
     rows_per_file, refused = job.settings.sequence.rows_per_range, by_status[repeats.REJECTED]
     if refused:
-        standing = table_files.file_uris(rejected_uri, seen_rejected)
-        files = repeats.write_refused(settled, rejected_uri, standing, refused, rows_per_file)
+        standing = table_log.file_uris(rejected_uri, seen_rejected)
+        files = batch_files.write_refused(settled, rejected_uri, standing, refused, rows_per_file)
         if files:
-            record.versions["events_rejected"] = delta.commit_files(
-                rejected_uri, tables.EVENTS_REJECTED, record.id, seen_rejected, [], files
+            record.versions["events_rejected"] = commits.commit_files(
+                rejected_uri, schemas.EVENTS_REJECTED, record.id, seen_rejected, [], files
             )
-    rejected = repeats.refused(settled, tables.EVENTS_REJECTED.part(["reasons", "original"]))
-    known_days = table_files.rows_by_date(table_files.active_files(events_uri, seen))
-    quality.check_gates(by_status, rejected, known_days, new_days, job.settings.quality, record.now)
+    rejected = batch_files.refused(settled, schemas.EVENTS_REJECTED.part(["reasons", "original"]))
+    known_days = table_log.rows_by_date(table_log.active_files(events_uri, seen))
+    gates.check_gates(by_status, rejected, known_days, new_days, job.settings.quality, record.now)
     record.versions["events"] = seen
     if not new_days:
         record.status = "unchanged"
         return
-    files = repeats.write(settled, events_uri, new_days, rows_per_file)
-    record.versions["events"] = delta.commit_files(events_uri, spec.table, record.id, seen, [], files, alone=True)
+    files = batch_files.write(settled, events_uri, new_days, rows_per_file)
+    record.versions["events"] = commits.commit_files(events_uri, spec.table, record.id, seen, [], files, alone=True)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from features import delta
-from jobs.job import Job, Run, main, parser
-from training.spark_pretraining import pretrain_model
-from training.spark_training import Trained
+from features.storage import delta_tables
+from jobs.running.command import main, parser
+from jobs.running.job import Job, Run
+from training.spark.pretrain_model import pretrain_model
+from training.spark.training_run import Trained
 
 ARGUMENTS = parser(
     "pretrain_model",
@@ -29,10 +30,10 @@ def run(job: Job) -> None:
 def pretrain(job: Job, record: Run) -> Trained:
     """Pretrain and keep in the record which bundle it became."""
     settings = job.settings
-    record.versions = {"sequences": delta.version(job.spark, job.existing("sequences"))}
+    record.versions = {"sequences": delta_tables.version(job.spark, job.existing("sequences"))}
     pretrained = pretrain_model(
         job.spark,
-        delta.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
+        delta_tables.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
         settings.contract,
         settings.model,
         settings.training,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pyspark.sql import functions as f
 
-from features import delta
+from features.storage import delta_tables
 from jobs import (
     build_outcomes,
     build_sequences,
@@ -18,8 +18,9 @@ from jobs import (
     score_users,
     train_model,
 )
-from jobs.job import Job, main, parser
-from jobs.reports import address
+from jobs.running.command import main, parser
+from jobs.running.job import Job
+from jobs.steps.reports import address
 
 ARGUMENTS = parser(
     "run_pipeline",
@@ -49,7 +50,7 @@ def run(job: Job) -> None:
 
 def summary(job: Job, date: dt.date) -> list[str]:
     """What was written where, and a few of the members who are about to move up."""
-    scores = delta.read(job.spark, job.uri("scores")).where(delta.date_is("as_of_date", date))
+    scores = delta_tables.read(job.spark, job.uri("scores")).where(delta_tables.date_is("as_of_date", date))
     columns = ["user_id", "current_tier", "next_tier", "p_upgrade", "gap_to_next_tier", "gap_measure"]
     likely = scores.orderBy(f.desc("p_upgrade"), "user_id").limit(_SAMPLE).select(columns).toPandas()
     likely["user_id"] = likely["user_id"].str.slice(0, 8) + "..."

@@ -19,7 +19,7 @@ SPARK_HOME=$("$bin/python" -c 'import importlib.util as u, pathlib; print(pathli
 export SPARK_CONF_DIR=$root/spark-conf SPARK_MASTER_OPTS=-Dspark.master.rest.enabled=false
 # Six JVMs share this machine, and none lives long enough for code that is compiled twice to pay.
 export SPARK_DAEMON_JAVA_OPTS=-XX:TieredStopAtLevel=1
-mkdir -p "$SPARK_CONF_DIR" && cp features/log4j2.properties "$SPARK_CONF_DIR/log4j2.properties"
+mkdir -p "$SPARK_CONF_DIR" && cp features/spark/log4j2.properties "$SPARK_CONF_DIR/log4j2.properties"
 
 free_port() { "$bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 master_port=$(free_port)

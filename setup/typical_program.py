@@ -8,8 +8,9 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from features import delta, tasks
-from features.session import open_session
+from features.spark import workers
+from features.spark.session import open_session
+from features.storage import delta_tables
 
 
 def main(folder: Path) -> None:
@@ -25,7 +26,10 @@ def main(folder: Path) -> None:
     named.sort("day", "id").write.format("delta").partitionBy("day").save(table)
     first = named.where("day = '2024-01-01'")
     first.write.format("delta").mode("overwrite").option("replaceWhere", "day = '2024-01-01'").save(table)
-    for frame in (_grouped(delta.read(spark, table)), tasks.mapped(delta.read(spark, table), iter, named.schema)):
+    for frame in (
+        _grouped(delta_tables.read(spark, table)),
+        workers.mapped(delta_tables.read(spark, table), iter, named.schema),
+    ):
         frame.toPandas()
     spark.sparkContext.parallelize(range(2), 2).map(str).collect()
     spark.stop()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pyspark.sql import SparkSession
 
-from features.session import open_session
+from features.spark.session import open_session
 
 
 @pytest.hookimpl(trylast=True)

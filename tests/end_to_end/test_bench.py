@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from bench import run, training
-from bench.events import Programme
-from bench.page import Section, picture
-from bench.run import Bench
+from bench.speed import run, training
+from bench.speed.events import Programme
+from bench.speed.page import Section, picture
+from bench.speed.run import Bench
 
 USERS = 4_000  # a shard must fill a step
 

@@ -14,7 +14,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from jobs import score_users
-from tests.end_to_end import programme
+from tests.data import programme
 
 pytestmark = pytest.mark.cluster
 

@@ -17,9 +17,9 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from features import delta
+from features.storage import delta_tables
 from jobs import backfill, ingest_events
-from tests.end_to_end import programme
+from tests.data import programme
 
 SECONDS_TO_START_WRITING = 240
 SECONDS_TO_DIE = 60
@@ -81,7 +81,7 @@ def test_every_job_killed_and_run_again_ends_as_undisturbed(
         kill_in_the_middle(name, programme.command(name, overrides, killed, dates[:1]), killed, BEGUN[name])
         for table in (killed / "tables").iterdir():
             if (table / "_delta_log").exists():
-                delta.read(spark, str(table)).count()  # the last good table is whole and readable
+                delta_tables.read(spark, str(table)).count()  # the last good table is whole and readable
         body(programme.job(spark, chosen, *dates))
 
     for table in ("events", "user_days", "sequences", "outcomes"):

@@ -12,15 +12,16 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from features import delta
-from features.errors import BundleError
+from features.core.errors import BundleError
+from features.storage import delta_tables
 from jobs import build_sequences, embed_users, ingest_events, pretrain_model
-from jobs.settings import Settings
-from tests.end_to_end import programme
-from training.bundle import LATEST, MODEL_FILE, PRETRAIN, read_file, read_manifest
-from training.loop import train
-from training.spark_examples import Examples
-from training.spark_training import plan_of
+from jobs.running.settings import Settings
+from tests.data import programme
+from training.bundles.bundle_folder import LATEST, MODEL_FILE, read_file, read_manifest
+from training.bundles.manifest import PRETRAIN
+from training.fitting.loop import train
+from training.spark.staging import Examples
+from training.spark.training_run import plan_of
 
 pytest.importorskip("horovod.spark")
 
@@ -80,9 +81,9 @@ def test_every_user_known_before_the_date_is_embedded(spark: SparkSession, done:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert vectors.std(axis=0).max() > 0
     assert set(found["version"].to_pylist()) == {read_manifest(done.storage.pretrained, LATEST, PRETRAIN).version}
-    at = delta.version(spark, done.storage.table("embeddings"))
+    at = delta_tables.version(spark, done.storage.table("embeddings"))
     embed_users.run(programme.job(spark, done, DATE))
-    assert delta.version(spark, done.storage.table("embeddings")) == at
+    assert delta_tables.version(spark, done.storage.table("embeddings")) == at
 
 
 def test_invariant_1_events_from_the_as_of_date_on_change_no_embedding(spark: SparkSession, done: Settings) -> None:

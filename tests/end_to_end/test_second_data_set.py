@@ -17,15 +17,16 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from features import delta
-from features.errors import DateError, UserError
+from features.core.errors import DateError, UserError
+from features.storage import delta_tables
 from jobs import build_sequences, cross_validate, evaluate_model, explain_scores, score_users
-from jobs.job import Job, Run
-from jobs.scoring import inputs_of_members, members, score
-from jobs.settings import Settings
-from tests.end_to_end import programme
-from training.bundle import read_manifest
-from training.drift import PREDICTED_TIER, feature_names
+from jobs.running.job import Job, Run
+from jobs.running.settings import Settings
+from jobs.steps.members import inputs_of_members, members
+from jobs.steps.scores import score
+from tests.data import programme
+from training.bundles.bundle_folder import read_manifest
+from training.judging.drift import PREDICTED_TIER, feature_names
 
 TIERS = ["bronze", "silver", "gold", "platinum"]
 
@@ -191,7 +192,7 @@ def test_every_reader_sees_the_same_scores(spark: SparkSession, done: Settings) 
     uri = done.storage.table("scores")
     columns = [c for c in DeltaTable(uri).schema().to_arrow().names if c != "scored_at"]
     order = [("as_of_date", "ascending"), ("user_id", "ascending")]
-    by_spark = delta.read(spark, uri).select(columns).toArrow().sort_by(order).to_pylist()
+    by_spark = delta_tables.read(spark, uri).select(columns).toArrow().sort_by(order).to_pylist()
     by_delta_rs = DeltaTable(uri).to_pyarrow_table(columns=columns).sort_by(order).to_pylist()
     by_polars = pl.read_delta(uri).select(columns).sort("as_of_date", "user_id").to_dicts()
     dataset = DeltaTable(uri).to_pyarrow_dataset()  # noqa: F841 (DuckDB finds it by name)
@@ -209,12 +210,12 @@ def test_scores_are_described_and_stay_at_reader_version_1(done: Settings) -> No
 
 def test_invariant_7_a_rerun_makes_no_new_commit(spark: SparkSession, done: Settings) -> None:
     names = ("events", "user_days", "sequences", "outcomes", "scores", "tiers")
-    before = {n: delta.version(spark, done.storage.table(n)) for n in names}
+    before = {n: delta_tables.version(spark, done.storage.table(n)) for n in names}
     bundles = sorted(p.name for p in Path(done.storage.models).iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
         programme.run_all(spark, done)
-    assert {n: delta.version(spark, done.storage.table(n)) for n in names} == before
+    assert {n: delta_tables.version(spark, done.storage.table(n)) for n in names} == before
     assert sorted(p.name for p in Path(done.storage.models).iterdir()) == bundles
 
 
@@ -293,9 +294,9 @@ def test_reasons_of_every_scored_member_add_up(spark: SparkSession, done: Settin
     assert "Members as examples" in page
     assert "Lost without it" not in page  # nobody knows the outcomes
     assert not any(user in page for user in scores.index)
-    version = delta.version(spark, done.storage.table("score_reasons"))
+    version = delta_tables.version(spark, done.storage.table("score_reasons"))
     explain_scores.run(programme.job(spark, done, date))
-    assert delta.version(spark, done.storage.table("score_reasons")) == version
+    assert delta_tables.version(spark, done.storage.table("score_reasons")) == version
 
     some = programme.job(spark, done, date)
     some.options.where = "current_tier = 'bronze'"

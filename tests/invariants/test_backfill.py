@@ -12,12 +12,13 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from features import delta
-from features.errors import BackfillError, SettingsError
-from jobs import backfill, passes
-from jobs.job import Job
-from tests.end_to_end.programme import KEY
-from tests.invariants.events import AS_OF, Store, event, some_events
+from features.core.errors import BackfillError, SettingsError
+from features.storage import commits
+from jobs import backfill
+from jobs.running.job import Job
+from jobs.steps import as_of_tables, pinned_inputs
+from tests.data.event_store import AS_OF, Store, event, some_events
+from tests.data.programme import KEY
 
 ONLY = ["sequences", "outcomes"]
 FIRST, LAST = AS_OF - dt.timedelta(days=28), AS_OF - dt.timedelta(days=14)
@@ -73,7 +74,7 @@ def test_a_backfill_equals_the_dates_built_alone(
     assert passes_made(together) == [6]
     for date in DATES:
         alone.build(date)
-        passes.write(alone.job(), passes.update_user_days(alone.job()), [("outcomes", date)])
+        as_of_tables.write(alone.job(), pinned_inputs.update_user_days(alone.job()), [("outcomes", date)])
         for table in ONLY:
             assert together.rows(table, date) == alone.rows(table, date) != []
     versions = [version(together, table) for table in ONLY]
@@ -117,7 +118,7 @@ def test_a_backfill_stopped_between_two_commits_goes_on_where_it_was(
     store, whole = Store(spark, tmp_path / "stopped"), Store(spark, tmp_path / "whole")
     for each in (store, whole):
         each.ingest(some_events(13))
-    commit, done = delta.commit_files, []
+    commit, done = commits.commit_files, []
 
     def interrupted(*arguments: Any) -> int:
         if len(done) == 3:  # the rollup and two dates
@@ -125,10 +126,10 @@ def test_a_backfill_stopped_between_two_commits_goes_on_where_it_was(
         done.append(arguments[4])
         return commit(*arguments)
 
-    monkeypatch.setattr(delta, "commit_files", interrupted)
+    monkeypatch.setattr(commits, "commit_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         backfill.run(asked(store))
-    monkeypatch.setattr(delta, "commit_files", commit)
+    monkeypatch.setattr(commits, "commit_files", commit)
     assert "4 written, 2 stood already" in said(asked(store, max_parallel=1), capsys)
     assert passes_made(store)[-4:] == [1, 1, 1, 1]
     backfill.run(asked(whole))

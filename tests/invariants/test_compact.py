@@ -17,16 +17,17 @@ from deltalake import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from features import as_of as shell
-from features import delta
-from features.errors import StorageError
-from features.reading import OUTCOMES, SEQUENCES, Output
-from features.snapshots import Snapshot
-from features.source import failure_in_words
-from jobs import compact, passes
-from jobs.job import Job
-from tests.end_to_end.programme import KEY
-from tests.invariants.events import AS_OF, MIDNIGHT, Store, event, some_events
+from features.building import range_tasks
+from features.building.pass_plan import OUTCOMES, SEQUENCES, Output
+from features.building.snapshots import Snapshot
+from features.core.errors import StorageError
+from features.storage import commits
+from features.storage.failures import failure_in_words
+from jobs import compact
+from jobs.running.job import Job
+from jobs.steps import as_of_tables, pinned_inputs
+from tests.data.event_store import AS_OF, MIDNIGHT, Store, event, some_events
+from tests.data.programme import KEY
 
 EARLY, LATER = AS_OF - dt.timedelta(days=20), AS_OF + dt.timedelta(days=5)
 
@@ -48,7 +49,7 @@ def compacting(store: Store, date: dt.date, *overrides: str, rebuild: bool = Fal
 
 def standing(store: Store, *overrides: str) -> Snapshot | None:
     job = store.job(overrides=overrides)
-    return passes.standing_snapshot(job, passes.update_user_days(job))
+    return pinned_inputs.standing_snapshot(job, pinned_inputs.update_user_days(job))
 
 
 def snapshot_files(store: Store) -> list[Path]:
@@ -61,7 +62,7 @@ def check_equal(store: Store, other: Store, *dates: dt.date) -> None:
     """Sequences and outcomes of the dates, written now."""
     for each in (store, other):
         wanted = [(kind, date) for date in dates for kind in (SEQUENCES, OUTCOMES)]
-        passes.write(each.job(), passes.update_user_days(each.job()), wanted)
+        as_of_tables.write(each.job(), pinned_inputs.update_user_days(each.job()), wanted)
     for date in dates:
         for table in (SEQUENCES, OUTCOMES):
             assert store.rows(table, date) == other.rows(table, date) != []
@@ -158,7 +159,7 @@ def test_a_compaction_that_is_killed_leaves_the_snapshot_that_stood(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(delta, "commit_files", killed)
+        patch.setattr(commits, "commit_files", killed)
         with pytest.raises(KeyboardInterrupt):
             compact.run(compacting(store, AS_OF))
     assert snapshot_files(store) == before
@@ -172,17 +173,17 @@ def test_a_reader_that_began_before_a_compaction_and_a_vacuum_ends_well(spark: S
     store.ingest(some_events(26))
     compact.run(compacting(store, EARLY))
     job = store.job()
-    pinned = passes.update_user_days(job)
+    pinned = pinned_inputs.update_user_days(job)
     output = Output(SEQUENCES, job.uri(SEQUENCES), AS_OF, "x")
-    work = passes.reading(job, pinned, [output])
+    work = as_of_tables.reading(job, pinned, [output])
     assert work.snapshot is not None
     compact.run(compacting(store, AS_OF))
-    DeltaTable(passes.snapshots_uri(job)).vacuum(dry_run=False)  # with the retention of a week, as is the rule
+    DeltaTable(pinned_inputs.snapshots_uri(job)).vacuum(dry_run=False)  # with the retention of a week, as is the rule
     DeltaTable(job.uri("user_days")).vacuum(dry_run=False)
-    assert sum(f.rows for f in shell.build(spark, work, 10**6)[output]) == 8
-    DeltaTable(passes.snapshots_uri(job)).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    assert sum(f.rows for f in range_tasks.build(spark, work, 10**6)[output]) == 8
+    DeltaTable(pinned_inputs.snapshots_uri(job)).vacuum(0, dry_run=False, enforce_retention_duration=False)
     with pytest.raises(PySparkException) as caught:
-        shell.build(spark, work, 10**6)
+        range_tasks.build(spark, work, 10**6)
     assert isinstance(failure_in_words(caught.value), StorageError)
 
 
@@ -203,9 +204,9 @@ def test_what_came_late_is_added_beside_the_days_that_stand(spark: SparkSession,
     store = store_at(spark, tmp_path)
     store.ingest([event(n, f"member-{n % 3}", MIDNIGHT - dt.timedelta(days=n % 2)) for n in range(10)])
     job = store.job()
-    before = passes.update_user_days(job).day_files
+    before = pinned_inputs.update_user_days(job).day_files
     store.ingest([event(99, "member-0", MIDNIGHT)])
-    after = passes.update_user_days(job).day_files
+    after = pinned_inputs.update_user_days(job).day_files
     assert set(before) < set(after)
     assert sum(f.rows for f in after) == sum(f.rows for f in before) + 1
 

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from features import delta
-from features.reading import SEQUENCES
-from jobs import build_outcomes, passes
-from tests.end_to_end.programme import KEY
-from tests.invariants.events import AS_OF, LENGTH, MIDNIGHT, Store, event, some_events
+from features.building.pass_plan import SEQUENCES
+from features.storage import delta_tables
+from jobs import build_outcomes
+from jobs.steps import as_of_tables, pinned_inputs
+from tests.data.event_store import AS_OF, LENGTH, MIDNIGHT, Store, event, some_events
+from tests.data.programme import KEY
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +130,7 @@ def test_invariant_7_a_rerun_makes_no_new_commit_and_reverted_settings_commit_ag
     def build(threshold: int) -> int:
         levels = f"[{{name: low}}, {{name: mid, from: {{spend: {threshold}}}}}, {{name: high, from: {{spend: 900}}}}]"
         store.build(AS_OF, overrides=[f"tiers.levels={levels}"])
-        return delta.version(spark, uri)
+        return delta_tables.version(spark, uri)
 
     first = build(50)
     assert build(50) == first
@@ -178,9 +179,9 @@ def test_bad_input_an_ingest_in_the_middle_of_a_build_is_seen_by_the_next(spark:
     store, undisturbed = Store(spark, tmp_path / "store"), Store(spark, tmp_path / "undisturbed")
     store.ingest(rows[::2])
     job = store.job(AS_OF)
-    pinned = passes.update_user_days(job)
+    pinned = pinned_inputs.update_user_days(job)
     store.ingest(rows[1::2])
-    passes.write(job, pinned, [(SEQUENCES, AS_OF)])
+    as_of_tables.write(job, pinned, [(SEQUENCES, AS_OF)])
     assert sum(r["total_events"] for r in store.rows("sequences", AS_OF)) == len(rows[::2])
     undisturbed.ingest(rows)
     for each in (store, undisturbed):

@@ -12,8 +12,14 @@ from typing import Protocol, cast
 
 from pydantic import BaseModel
 
-from features.contract import VALUE
+from features.core.contract import VALUE
 from training.models.parameters import JoinedParameters
+
+EMBEDDING = "embedding"
+"""Output of the network: the vector of length 1 of a row's events [n, H]."""
+
+TIER = "tier"
+"""The output of every network: probabilities by tier rank."""
 
 REGISTRY = {
     "cnn": "training.models.cnn",

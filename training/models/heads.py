@@ -1,7 +1,8 @@
 """What networks end in: probabilities of the tiers, and the auxiliary value. Imported where a network is built.
 
 Every head gives probabilities that are not negative and sum to 1 by construction, and is trained by the one loss of
-`training.loop`, the logarithm of the outcome tier's probability: for the ordinal heads this is their own likelihood.
+`training.fitting.loop`, the logarithm of the outcome tier's probability: for the ordinal heads this is their own
+likelihood.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from features.contract import INACTIVE
+from features.core.contract import INACTIVE
 from training.models.layers import PACKAGE, Shapes
 from training.models.parameters import NetworkParameters
 

@@ -31,12 +31,12 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
-    """The Keras model, see `training.models.joining.network`.
+    """The Keras model, see `training.models.joined_network.network`.
 
     Args:
         shapes: `training.models.layers.Shapes`.
         parameters: sizes.
     """
-    from training.models.joining import network
+    from training.models.joined_network import network
 
     return network("hybrid", encode, shapes, parameters)

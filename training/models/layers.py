@@ -14,8 +14,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from features.contract import Contract
-from training.tensors import FIRST_CODE, TIME_CHANNELS, Encoding
+from features.core.contract import Contract
+from training.inputs.encoding import FIRST_CODE, TIME_CHANNELS, Encoding
 
 PACKAGE = "tiercast"
 STATES = "states"
@@ -32,7 +32,7 @@ class Shapes:
         vocabularies: number of values of each categorical channel.
         aggregates: A, numbers of a user.
         tiers: K.
-        targets: what the network forecasts beside the tier, see `features.contract.TARGET`.
+        targets: what the network forecasts beside the tier, see `features.core.contract.TARGET`.
     """
 
     width: int
@@ -44,7 +44,7 @@ class Shapes:
 
     @classmethod
     def of(cls, contract: Contract, encoding: Encoding, width: int, targets: Sequence[str] = ()) -> Shapes:
-        """Sizes of the tensors that `training.tensors.to_tensors` makes of a contract and encoding."""
+        """Sizes of the tensors that `training.inputs.tensors.to_tensors` makes of a contract and encoding."""
         return cls(
             width=width,
             channels=len(TIME_CHANNELS) + len(contract.numeric),

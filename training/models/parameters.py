@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Head = Literal["softmax", "corn", "cumulative"]
 Join = Literal["concatenate", "gate", "cross"]
 HEAD_IS = "how scores become probabilities, see training.models.heads.tier_head"
-JOIN_IS = "how events meet aggregates, see training.models.joining.joined"
+JOIN_IS = "how events meet aggregates, see training.models.joined_network.joined"
 DROPOUT_IS = "before and after the dense layer"
 
 

@@ -38,8 +38,8 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
     """
     import keras
 
-    from training.models.ages import TimedAttention
     from training.models.layers import STATES
+    from training.models.time_layers import TimedAttention
 
     def normalised(x: Any, name: str | None = None) -> Any:
         return keras.layers.LayerNormalization(epsilon=_EPSILON, name=name)(x)
@@ -56,12 +56,12 @@ def encode(events: Any, present: Any, parameters: Parameters) -> Any:
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:
-    """The Keras model, see `training.models.joining.network`.
+    """The Keras model, see `training.models.joined_network.network`.
 
     Args:
         shapes: `training.models.layers.Shapes`.
         parameters: sizes.
     """
-    from training.models.joining import network
+    from training.models.joined_network import network
 
     return network("transformer", encode, shapes, parameters)

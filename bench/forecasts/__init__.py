@@ -1,0 +1,1 @@
+"""Measures forecasts, into docs/results."""

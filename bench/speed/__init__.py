@@ -1,0 +1,1 @@
+"""Measures speed beside other engines, into docs/results."""

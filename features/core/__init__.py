@@ -1,0 +1,1 @@
+"""What everything else is built on: the contract, errors, places, dates and forms of numbers."""

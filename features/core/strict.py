@@ -1,0 +1,19 @@
+"""What settings classes share: the strict base, and the types of names, counts, shares and days."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+
+
+class Strict(BaseModel):
+    """Rejects unknown keys; frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

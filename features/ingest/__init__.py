@@ -1,0 +1,1 @@
+"""From the source to `events`: checks, pseudonyms, repeats, gates."""

@@ -1,0 +1,287 @@
+"""Histories of a range of users, merged from runs: sorted once, cut at any as-of date. Pure numpy and Arrow, no Spark.
+
+A run is a table of events or of rollup days, most often one file. Runs come in the order of their days and most are
+sorted inside, so that merging them is a stable radix sort by user; only users whose runs overlap in time are sorted by
+more. Times are int64 microseconds since 1970, days int64 days since 1970.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.core import arrow_numbers
+from features.core.arrays import Array, Ints
+from features.kernel.run_columns import (
+    NEVER,
+    Lists,
+    chosen_counts,
+    flat_values,
+    float_channel,
+    id_codes,
+    integers,
+    midnight,
+    offsets_of,
+    ranges,
+    stable_order,
+)
+from features.kernel.user_ids import ascend, merged_ids, places_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The last events of each user before a date: `users` [n], `lengths` [n], `rows` [m] user by user, oldest first.
+
+    `rows` are places in the event columns, `micros` [m] the times.
+    """
+
+    users: pa.Array
+    lengths: Ints
+    rows: Ints
+    micros: Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """A categorical column: `codes` [m] int32 places in `values`, which ascend; -1 where there is no value."""
+
+    codes: Array
+    values: pa.Array
+
+    def take(self, rows: Ints) -> pa.DictionaryArray:
+        """The entries at `rows`, with a dictionary of just the values that they have."""
+        codes, values = self.codes.take(rows), self.values
+        used = np.zeros(len(values) + 1, bool)
+        used[codes] = True  # the last entry is of -1, no value
+        of_values, absent = used[:-1], codes < 0 if used[-1] else None
+        if not of_values.all():
+            codes = np.append(np.cumsum(of_values) - 1, -1).astype(np.int32).take(codes)
+            values = values.filter(pa.array(of_values))
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), values)
+
+    def followed_by(self, other: Categories) -> Categories:
+        """The entries of both, one after the other."""
+        place = pc.index_in(other.values, self.values)
+        if place.null_count:  # there are new values
+            return _categories(pa.chunked_array([x.take(np.arange(len(x.codes))) for x in (self, other)]))
+        codes = np.append(place.to_numpy(), -1).astype(np.int32).take(other.codes)
+        return Categories(np.concatenate([self.codes, codes]), self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class UserEvents:
+    """Events of a range of users in the total order: user, time, event id.
+
+    Attributes:
+        users: [n] ids, ascending.
+        offsets: [n + 1] where each user's events begin in `rows`.
+        rows: [m] place of each event in the columns, in the total order.
+        micros: [m] times, in the total order.
+        numbers: float32 columns [m], NaN where there is no value.
+        categories: categorical columns [m].
+    """
+
+    users: pa.Array
+    offsets: Ints
+    rows: Ints
+    micros: Ints
+    numbers: dict[str, Array]
+    categories: dict[str, Categories]
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[pa.Table],
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        ids_of_run: Callable[[int], pa.Array] | None = None,
+        left_out: Ints | None = None,
+    ) -> UserEvents:
+        """Merge runs of `user_id`, `event_time` and the channels.
+
+        Args:
+            runs: at least one table, all of the same columns; numbers may differ in type.
+            numeric: channels to keep as numbers.
+            categorical: channels to keep as categories.
+            ids_of_run: gives a run's event ids by its place in `runs`, and promises that every run is in the total
+                order by itself: ids are then read only where events of one instant lie in several runs. None: the
+                runs hold `event_id`, in any order.
+            left_out: places of rows, of all runs one after the other, that are not looked at.
+        """
+        table = pa.concat_tables([r.select(["user_id", "event_time", *categorical]) for r in runs])
+        users, codes = id_codes(table["user_id"])
+        micros = integers(table["event_time"], NEVER)
+        rows = stable_order(codes, len(users))
+        if left_out is not None:
+            kept = np.ones(len(rows), bool)
+            kept[left_out] = False
+            rows = rows[kept.take(rows)]
+        codes, times = codes.take(rows), micros.take(rows)
+        _sort_by_time(rows, codes, times, len(users))
+        run = np.repeat(np.arange(len(runs)), [r.num_rows for r in runs])
+        _break_ties(rows, codes, times, run, ids_of_run or (lambda k: runs[k]["event_id"]), ids_of_run is not None)
+        return cls(
+            users,
+            offsets_of(codes, len(users)),
+            rows,
+            times,
+            {c: np.concatenate([float_channel(r[c]) for r in runs]) for c in numeric},
+            {c: _categories(table[c]) for c in categorical},
+        )
+
+    @classmethod
+    def of_lists(cls, users: pa.Array, times: pa.ChunkedArray, numbers: Lists, categories: Lists) -> UserEvents:
+        """Events that lie in lists, one per user, each in the total order.
+
+        Args:
+            users: [n] ids, each once, in any order.
+            times: [n] lists of microseconds.
+            numbers: [n] lists of float32 per channel, as long as those of the times.
+            categories: the same of strings, which may be dictionaries.
+        """
+        lengths = pc.list_value_length(times).to_numpy().astype(np.int64)
+        micros, rows = integers(flat_values(times), NEVER), np.arange(lengths.sum())
+        if not ascend(users):
+            order = pc.sort_indices(users)
+            users, lengths, starts = users.take(order), lengths[order], (np.cumsum(lengths) - lengths)[order]
+            rows = ranges(starts, lengths)
+            micros = micros.take(rows)
+        return cls(
+            users,
+            np.concatenate([[0], np.cumsum(lengths)]),
+            rows,
+            micros,
+            {c: float_channel(flat_values(lists)) for c, lists in numbers.items()},
+            {c: _categories(flat_values(lists)) for c, lists in categories.items()},
+        )
+
+    def run_of(self, users: pa.Array) -> pa.Table:
+        """The events of some users as a run in the total order, see `from_runs`."""
+        who = places_of(users, self.users)
+        who = np.sort(who[who >= 0])
+        begins, counts = self.offsets[:-1][who], np.diff(self.offsets)[who]
+        places, of_user = ranges(begins, counts), np.repeat(np.arange(len(who), dtype=np.int32), counts)
+        rows = self.rows.take(places)
+        return pa.table(
+            {
+                "user_id": pa.DictionaryArray.from_arrays(of_user, self.users.take(pa.array(who))),
+                "event_time": pa.array(self.micros.take(places), pa.timestamp("us", "UTC")),
+                **{c: arrow_numbers.as_arrow(values.take(rows)) for c, values in self.numbers.items()},
+                **{c: values.take(rows) for c, values in self.categories.items()},
+            }
+        )
+
+    def replaced(self, by: UserEvents) -> UserEvents:
+        """These events, but of the users of `by` its own in their place; of the same channels."""
+        users, mine = merged_ids(self.users, by.users)
+        theirs = places_of(by.users, users)
+        starts, counts = np.empty((2, len(users)), np.int64)
+        starts[mine], counts[mine] = self.offsets[:-1], np.diff(self.offsets)
+        starts[theirs], counts[theirs] = len(self.rows) + by.offsets[:-1], np.diff(by.offsets)
+        places = ranges(starts, counts)
+        return UserEvents(
+            users,
+            np.concatenate([[0], np.cumsum(counts)]),
+            np.concatenate([self.rows, by.rows + self._entries]).take(places),
+            np.concatenate([self.micros, by.micros]).take(places),
+            {c: np.concatenate([values, by.numbers[c]]) for c, values in self.numbers.items()},
+            {c: values.followed_by(by.categories[c]) for c, values in self.categories.items()},
+        )
+
+    @property
+    def _entries(self) -> int:
+        """How long the columns are, which may hold more than the events."""
+        columns = [*self.numbers.values(), *(values.codes for values in self.categories.values())]
+        return max(map(len, columns), default=len(self.rows))
+
+    def last(self, as_of: dt.date, length: int) -> Cut:
+        """The last `length` events of each user before `as_of`; users without any are left out."""
+        instant = midnight(as_of)
+        early = self.micros < instant
+        counts = np.diff(self.offsets) if early.all() else chosen_counts(early, self.offsets)
+        known = np.flatnonzero(counts)
+        kept = np.minimum(counts[known], length)
+        places = ranges(self.offsets[:-1][known] + counts[known] - kept, kept)
+        users = self.users if len(known) == len(self.users) else self.users.take(pa.array(known))
+        return Cut(users, kept, self.rows[places], self.micros[places])
+
+
+def cut_run(run: pa.Table, length: int) -> pa.Table:
+    """A run without the events that `length` later ones of the same user and run follow, however it is chunked.
+
+    Only for runs that are in the total order and lie wholly before or wholly after each as-of date. Users are
+    dictionary-encoded.
+    """
+    if run.num_rows <= length:
+        return run
+    starts = _starts(run["user_id"])
+    counts = np.diff(starts, append=run.num_rows)
+    if counts.max() <= length:
+        return run
+    kept = np.minimum(counts, length)
+    return run.take(pa.array(ranges(starts + counts - kept, kept)))
+
+
+def _starts(users: pa.ChunkedArray) -> Ints:
+    """Where the rows of each user begin."""
+    found, begin, last = [], 0, None
+    for chunk in users.chunks:
+        if not len(chunk):
+            continue
+        codes, words = chunk.indices.to_numpy(), chunk.dictionary
+        places = np.flatnonzero(np.diff(codes)) + 1 + begin
+        found.append(places if words[int(codes[0])].as_py() == last else np.append(begin, places))
+        begin, last = begin + len(codes), words[int(codes[-1])].as_py()
+    return np.concatenate(found).astype(np.int64)
+
+
+def _categories(column: pa.ChunkedArray) -> Categories:
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    chunks = column.unify_dictionaries().chunks
+    words = chunks[0].dictionary.cast(pa.string()) if chunks else pa.array([], pa.string())
+    order = pc.sort_indices(words).to_numpy()
+    place = np.append(np.argsort(order), -1).astype(np.int32)  # the last entry is what -1, no value, becomes
+    codes = [place.take(c.indices.fill_null(-1).to_numpy()) for c in chunks]
+    return Categories(np.concatenate(codes) if codes else place[:0], words.take(pa.array(order)))
+
+
+def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
+    """Put the rows of users whose times are not ascending into order, in place."""
+    late = (codes[1:] == codes[:-1]) & (times[1:] < times[:-1])
+    if not late.any():
+        return
+    touched = np.zeros(count, bool)
+    touched[codes[1:][late]] = True
+    part = np.flatnonzero(touched[codes])
+    order = part[np.lexsort((times[part], codes[part]))]
+    rows[part], times[part] = rows[order], times[order]
+
+
+def _break_ties(
+    rows: Ints, codes: Ints, times: Ints, run: Ints, ids_of_run: Callable[[int], pa.Array], ordered: bool
+) -> None:
+    """Order events of one user and instant by their ids, in place; `ordered`: those of one run are so already."""
+    equal = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
+    doubtful = np.flatnonzero(equal) + 1  # places of events that are of the instant of the one before
+    if ordered:
+        doubtful = doubtful[run[rows[doubtful]] != run[rows[doubtful - 1]]]
+    if not len(doubtful):
+        return
+    group = np.concatenate([[0], np.cumsum(~equal)])[: len(rows)]
+    chosen = np.zeros(group[-1] + 1, bool)
+    chosen[group[doubtful]] = True
+    part = np.flatnonzero(chosen[group])
+    of_run, begins = run[rows[part]], np.searchsorted(run, np.arange(run[-1] + 1))
+    ids = np.empty(len(part), object)
+    for k in np.unique(of_run):
+        mine = of_run == k
+        ids[mine] = ids_of_run(int(k)).take(pa.array(rows[part[mine]] - begins[k])).to_pylist()
+    keys = pa.table({"group": group[part], "id": pa.array(ids, pa.string())})
+    order = pc.sort_indices(keys, [("group", "ascending"), ("id", "ascending")]).to_numpy()
+    rows[part] = rows[part[order]]

@@ -1,0 +1,1 @@
+"""Settings of source, members and storage, as the YAML says them."""

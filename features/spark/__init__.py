@@ -1,0 +1,1 @@
+"""The Spark session, and tasks in its Python workers."""

@@ -1,0 +1,1 @@
+"""Delta tables: schemas, log, commits, readers and writers of their files."""

@@ -1,0 +1,77 @@
+"""Ranges of users: how a table is divided so that each task holds a bounded number of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SPREAD = 1 << 16
+"""How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
+
+_WORTH_A_TASK = 20_000  # rows
+_BUSY = 0.9  # of the slots, over all turns: what reading row groups once is worth
+
+
+@dataclasses.dataclass(frozen=True)
+class UserRange:
+    """The users with low <= id < high; None is no bound."""
+
+    low: str | None = None
+    high: str | None = None
+
+    def overlaps(self, first: str | None, last: str | None) -> bool:
+        """Whether ids from `first` to `last` may lie in the range; None is not known."""
+        above = self.high is None or first is None or first < self.high
+        return above and (self.low is None or last is None or last >= self.low)
+
+    def holds_all(self, first: str | None, last: str | None) -> bool:
+        """Whether ids from `first` to `last` all lie in the range; None is not known."""
+        above = self.low is None or (first is not None and first >= self.low)
+        return above and (self.high is None or (last is not None and last < self.high))
+
+    def holds(self, ids: pa.Array) -> npt.NDArray[np.bool_]:
+        """[n] whether each id lies in the range."""
+        found = np.ones(len(ids), bool)
+        if self.low is not None:
+            found &= pc.greater_equal(ids, self.low).to_numpy(zero_copy_only=False)
+        if self.high is not None:
+            found &= pc.less(ids, self.high).to_numpy(zero_copy_only=False)
+        return found
+
+
+def user_ranges(count: int) -> list[UserRange]:
+    """`count` ranges, up to 65,536, that hold every id once and pseudonyms in equal shares."""
+    bounds = [None, *(range_start(k, count) for k in range(1, count)), None]
+    return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def range_start(place: int, count: int) -> str:
+    """Where the range of a place among `count` begins."""
+    return f"{SPREAD * place // count:04x}"
+
+
+def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
+    """As many ranges as keep each at `rows_per_range`, and no task idle where there is work for all.
+
+    Powers of two are preferred, as row groups begin where such ranges do: each is then read by one range alone.
+    """
+    wanted, slots = max(-(-rows // rows_per_range), 1), 1
+    if rows > _WORTH_A_TASK:
+        wanted, slots = max(wanted, tasks_at_once), tasks_at_once
+    aligned = 1 << (wanted - 1).bit_length()
+    turns = -(-aligned // slots)
+    found = aligned if aligned >= _BUSY * turns * slots else -(-wanted // slots) * slots
+    return min(found, SPREAD)
+
+
+def id_prefix(user: str) -> int:
+    """Place of a pseudonym among `SPREAD`; 0 for another id."""
+    try:
+        return int(user[:4], 16)
+    except ValueError:
+        return 0

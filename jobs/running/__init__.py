@@ -1,0 +1,1 @@
+"""What runs a job: command line, settings, session, record."""

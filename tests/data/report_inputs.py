@@ -1,0 +1,115 @@
+"""What a report is made of, in small, and a reader of its page."""
+
+from __future__ import annotations
+
+import datetime as dt
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+
+from training.evaluation import comparison, curves, metrics
+from training.judging.verdict import TierCalibration, Verdict
+from training.reasons import importance
+from training.reasons.reason_codes import DOWNGRADE, TARGETS, UPGRADE
+from training.reasons.stories import Story
+from training.report import contents
+from training.rivals import baselines
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+VERDICT = Verdict(
+    ("members now in t1 are <strange>",),
+    {"model": 0.61, "markov": 0.7, "published": 0.6},
+    (TierCalibration("t0", 150, 0.02, 0.04), TierCalibration("t1", 150, 0.09, 0.04)),
+    {},
+    ("not compared with x",),
+)
+
+
+def forecast_case(k: int = 3, n: int = 300) -> dict[str, Any]:
+    """Members whose outcome follows the probabilities, most likely near the current tier."""
+    chance = np.random.default_rng(20171001)
+    current = chance.integers(0, k, n)
+    weights = chance.gamma(1.0, size=(n, k)) + 3 * np.eye(k)[current]
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    outcome = np.array([chance.choice(k, p=row) for row in probabilities])
+    return {
+        "probabilities": probabilities,
+        "current": current,
+        "outcome": outcome,
+        "tiers": [f"t{i}" for i in range(k)],
+    }
+
+
+def overall_of(tiers: list[str], losses: tuple[float, ...] = (0.01, 0.03)) -> importance.Overall:
+    """Reasons of every kind: heavy and light, recent, and one that all members have as much of."""
+    weights = {
+        "spend": importance.Weight(0.08, 0.1, -0.06),
+        "recent_purchase": importance.Weight(0.05, 0.07, -0.02),
+        "recent_campaign": importance.Weight(0.01, -0.01, 0.005),
+        "tenure_days": importance.Weight(0.004, None, None),
+    }
+    reasons = tuple(
+        importance.ReasonWeights(name, f"<{name}> in words", dict.fromkeys(TARGETS, weight), losses)
+        for name, weight in weights.items()
+    )
+    stories = (
+        Story(tiers[0], UPGRADE, 0.4, 0.2, (90.5, 12.0, 3.0), ("purchase", "campaign", "purchase"),
+                         (-0.01, 0.0, 0.03), (("<spend> in words", 0.15), ("the rest", -0.02))),
+        Story(tiers[-1], DOWNGRADE, 0.3, 0.2, (), (), (), (("<spend> in words", 0.1),)),
+    )  # fmt: skip
+    return importance.Overall(250, 0.996, reasons, stories)
+
+
+def comparison_of(case: dict[str, Any]) -> comparison.Comparison:
+    counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
+    return comparison.compare(**case, baselines=baselines.fit_baselines(counts))
+
+
+def inputs_of(case: dict[str, Any], **changes: Any) -> contents.ReportInputs:
+    sound: dict[str, Any] = {
+        "title": "Corner shop",
+        "as_of": dt.date(2017, 10, 1),
+        "horizon_days": 90,
+        "tiers": [contents.TierCard(name, f"rule of {name}", ["free tea"]) for name in case["tiers"]],
+        "forecast": metrics.summarise_forecast(case["probabilities"], case["current"], case["tiers"]),
+        "comparison": comparison_of(case),
+        "history": [
+            {"epoch": e, "loss": 1 / e, "validation_loss": 1.1 / e, "learning_rate": 1e-3, "users_per_second": 2e3}
+            for e in range(1, 5)
+        ],
+        "versions": {"model": "hybrid-1"},
+        "rows": {"events": 155848},
+        "notes": ["A sample of 300 members."],
+        "gate": VERDICT,
+        "judged_as_of": dt.date(2017, 7, 1),
+    }
+    return contents.ReportInputs(**(sound | changes))
+
+
+def whole(case: dict[str, Any]) -> contents.ReportInputs:
+    """With all parts that take long to draw."""
+    return inputs_of(case, reasons=overall_of(case["tiers"]), standings=curves.standings(**case, draws=20))
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and checks that each element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.sources: list[str | None] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        self.sources += [value for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag

@@ -1,0 +1,1 @@
+"""Bundles: what is published of a model, and how it is stored."""

@@ -1,0 +1,132 @@
+"""The manifest of a bundle: what it was trained on, and what it may score."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from features.core.contract import Contract
+from features.core.errors import BundleError, DateError
+from training.inputs.encoding import Encoding
+from training.judging.calibration import Calibration
+from training.judging.drift import Profile
+from training.judging.verdict import Verdict
+from training.models import further_outputs
+from training.models.settings import ModelSettings
+
+FORMAT = 4
+"""Raised when the meaning of a manifest changes."""
+
+TRAIN, PRETRAIN = "train_model", "pretrain_model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All that scoring and evaluation need to know of a model beside its weights.
+
+    Attributes:
+        version: name of the bundle.
+        contract: of the sequences that it was trained on, tier rule included.
+        encoding: vocabulary and normalisation.
+        model: name and all parameters of the network.
+        training_dates: as-of dates of the training rows.
+        validation_date: as-of date of the rows that chose the epoch.
+        metrics: figures of the training: rows, validation loss and accuracy, best epoch, difference between ranks.
+        history: one entry per epoch, of an ensemble the networks' one after the other.
+        provenance: Delta versions of the inputs, identity of the rows, all settings.
+        libraries: versions of what trained it.
+        created_at: UTC, ISO 8601.
+        files: SHA-256 of each file.
+        calibration: what mends the network's probabilities; fitted once the bundle is written.
+        profile: what later dates are compared with to find drift; None until it is judged.
+        verdict: whether it is published, and why not; None until it is judged.
+        candidate: the bundle whose epochs it was trained for, that was judged in its place, and to which the figures of
+            validation and the history belong; None: it is that itself. See `training.refit`.
+        job: what wrote it, `TRAIN` or `PRETRAIN`.
+        format: `FORMAT` at the time of writing.
+    """
+
+    version: str
+    contract: Contract
+    encoding: Encoding
+    model: ModelSettings
+    training_dates: tuple[dt.date, ...]
+    validation_date: dt.date
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+    provenance: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    created_at: str
+    files: Mapping[str, str]
+    calibration: Calibration
+    profile: Profile | None = None
+    verdict: Verdict | None = None
+    candidate: str | None = None
+    job: str = TRAIN
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Text form, the inverse of `from_json`."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain |= {
+            "contract": self.contract.to_dict(),
+            "encoding": self.encoding.to_dict(),
+            "model": self.model.model_dump(mode="json"),
+            "calibration": self.calibration.to_dict(),
+            "profile": self.profile.to_dict() if self.profile else None,
+            "verdict": self.verdict.to_dict() if self.verdict else None,
+        }
+        return json.dumps(plain, indent=1, default=str)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Rebuild from `to_json`; raises ValueError, KeyError or TypeError on anything else."""
+        stored = json.loads(text)
+        stored |= {
+            "contract": Contract.from_dict(stored["contract"]),
+            "encoding": Encoding.from_dict(stored["encoding"]),
+            "model": ModelSettings(**stored["model"]),
+            "training_dates": tuple(map(dt.date.fromisoformat, stored["training_dates"])),
+            "validation_date": dt.date.fromisoformat(stored["validation_date"]),
+            "calibration": Calibration.from_dict(stored["calibration"]),
+            "profile": Profile.from_dict(stored["profile"]) if stored["profile"] else None,
+            "verdict": Verdict.from_dict(stored["verdict"]) if stored["verdict"] else None,
+        }
+        return cls(**stored)
+
+
+def check_fits(manifest: Manifest, contract: Contract, outputs: Sequence[str] = ()) -> None:
+    """Raise BundleError, naming both sides of each difference, unless the bundle was trained for this contract.
+
+    And unless its network gives the further `outputs` of `scoring.outputs`.
+    """
+    differences = manifest.contract.differences(contract)
+    if differences:
+        listed = "\n".join(f"  - {line}" for line in differences)
+        raise BundleError(
+            f"bundle {manifest.version} was trained for contract {manifest.contract.id} and the settings ask for "
+            f"{contract.id}:\n{listed}\ntrain a model for these settings, or choose scoring.model_version"
+        )
+    given = further_outputs(manifest.model.name, manifest.model.targets)
+    absent = [name for name in outputs if name not in given]
+    if absent:
+        raise BundleError(
+            f"scoring.outputs asks for {', '.join(absent)}, which bundle {manifest.version} does not forecast; beside "
+            f"the tier it gives {', '.join(given) or 'nothing'}: train with them in model.targets, or leave them out"
+        )
+
+
+def check_no_overlap(manifest: Manifest, as_of: dt.date) -> None:
+    """Raise DateError unless all outcome windows that the training saw end on or before `as_of`."""
+    seen = {*manifest.training_dates, manifest.validation_date}
+    horizon = dt.timedelta(days=manifest.contract.horizon_days)
+    late = sorted(date for date in seen if date + horizon > as_of)
+    if late:
+        raise DateError(
+            f"model {manifest.version} has seen outcomes up to {late[-1] + horizon} (as-of dates "
+            f"{', '.join(map(str, late))} with a horizon of {horizon.days} days), which lies after the evaluated as-of "
+            f"date {as_of}: evaluate on a later date, or train on earlier ones"
+        )

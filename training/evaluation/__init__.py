@@ -1,0 +1,1 @@
+"""Figures of a forecast whose outcome is known."""

@@ -1,0 +1,1 @@
+"""Labelled rows, their shards and batches."""

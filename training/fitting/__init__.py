@@ -1,0 +1,1 @@
+"""Fits a network: plan, loop, ranks, checkpoints, teacher, pretraining."""

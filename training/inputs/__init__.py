@@ -1,0 +1,1 @@
+"""From sequences to tensors: what trained is what scores."""

@@ -1,0 +1,1 @@
+"""Calibration, drift, gate and verdict: whether a model may be published."""

@@ -1,0 +1,263 @@
+"""Drift: how far the members of a date are from the rows that a model was trained on, feature by feature.
+
+What is needed of the training rows is a small profile, which travels in the bundle: for each feature its bins, and how
+many rows and which mean each bin had. Rows of any later date are counted by the same bins, in parts that add up. Two
+figures are taken from the counts: the population stability index, which sees any change of shape, and the Wasserstein
+distance, which says how far the feature has moved. Features are aggregates, what a member's events are like in the
+mean, and the predicted tier; all but the last after their logarithm, as the network sees them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import chdtri
+
+from features.core.arrays import Array, Floats
+from features.core.contract import AGE, Contract
+from training.inputs.column_names import AS_OF, column
+from training.inputs.tensors import aggregate_values, numeric_events
+from training.settings.judging import DriftBounds, DriftSettings
+
+Level = Literal["steady", "expected", "warning", "refusal"]
+
+PREDICTED_TIER = "predicted_tier"
+EVENTS = "events"
+
+_HALF = 0.5
+"""Member added to each bin, so that an empty one has a share: the less, the more members stand behind it."""
+_QUANTILE = 0.999
+"""There are dozens of features: at 95 of 100, a few would cry wolf at every date."""
+
+
+def feature_names(contract: Contract) -> tuple[str, ...]:
+    """The features that are watched, in order; the predicted tier comes on top."""
+    return (*contract.aggregates, EVENTS, *(f"mean_{name}" for name in ("age", "gap", *contract.numeric)))
+
+
+def feature_values(rows: pa.Table, contract: Contract) -> dict[str, Floats]:
+    """Of each feature [n] values of n rows of `sequences`, NaN where a member has none.
+
+    Args:
+        rows: with age, the numeric channels, the aggregates and the as-of date.
+        contract: what the columns mean.
+    """
+    numeric = dataclasses.replace(contract, categorical=())
+    known = rows.select([*numeric.array_columns, AS_OF])
+    lengths = pc.list_value_length(column(known, AGE)).fill_null(0).to_numpy().astype(np.int64)
+    member = np.repeat(np.arange(rows.num_rows), lengths)
+    means = {f"mean_{name}": _means(v, member, len(lengths)) for name, v in numeric_events(known, numeric).items()}
+    aggregates = {name: aggregate_values(rows, name) for name in contract.aggregates}
+    return {**aggregates, EVENTS: np.log1p(lengths), **means}
+
+
+def _means(values: Array, member: Array, members: int) -> Floats:
+    known = ~np.isnan(values)
+    count = np.bincount(member[known], minlength=members)
+    total = np.bincount(member[known], weights=values[known], minlength=members)
+    return np.divide(total, count, out=np.full(members, np.nan), where=count > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """Rows counted by a profile's bins; counts of parts add up to those of the whole.
+
+    Attributes:
+        rows: of each feature how many are in each bin; one more for those without a value.
+        totals: of each feature the sum of the values in each bin.
+    """
+
+    rows: Mapping[str, tuple[int, ...]]
+    totals: Mapping[str, tuple[float, ...]]
+
+    def __add__(self, other: Counted) -> Counted:
+        """The rows of both; they were counted by one profile."""
+        return Counted(
+            {name: tuple(np.add(mine, other.rows[name]).tolist()) for name, mine in self.rows.items()},
+            {name: tuple(np.add(mine, other.totals[name]).tolist()) for name, mine in self.totals.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, the inverse of `from_dict`."""
+        return {name: [list(found), list(self.totals[name])] for name, found in self.rows.items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Counted:
+        """Rebuild from `to_dict`."""
+        rows = {name: tuple(found) for name, (found, _) in stored.items()}
+        return cls(rows, {name: tuple(totals) for name, (_, totals) in stored.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What is kept of the training rows.
+
+    Attributes:
+        edges: of each feature, ascending: a bin holds the values above one edge, up to and including the next.
+        deviations: of each feature over the training rows, 1 for a constant: the unit of the distance.
+        training: the training rows, counted.
+    """
+
+    edges: Mapping[str, tuple[float, ...]]
+    deviations: Mapping[str, float]
+    training: Counted
+
+    @classmethod
+    def of(cls, values: Mapping[str, Floats], tiers: int, bins: int) -> Profile:
+        """Of training rows.
+
+        Args:
+            values: of each feature [n], see `feature_values`; `PREDICTED_TIER` holds ranks, which have a bin each.
+            tiers: K.
+            bins: of equally many rows for every other feature; fewer where values are few.
+        """
+        edges = {name: _edges(v, bins) for name, v in values.items()} | {
+            PREDICTED_TIER: tuple(float(rank) for rank in range(tiers - 1))
+        }
+        empty = cls(edges, {name: _deviation(v) for name, v in values.items()}, Counted({}, {}))
+        return dataclasses.replace(empty, training=empty.count(values))
+
+    def count(self, values: Mapping[str, Floats]) -> Counted:
+        """Rows of another date by the profile's bins; `values` has its features, [n] each."""
+        rows, totals = {}, {}
+        for name, edges in self.edges.items():
+            known = values[name][~np.isnan(values[name])]
+            bin_of, bins = np.searchsorted(edges, known, side="left"), len(edges) + 1
+            missing = len(values[name]) - len(known)
+            rows[name] = (*np.bincount(bin_of, minlength=bins).tolist(), missing)
+            totals[name] = tuple(np.bincount(bin_of, weights=known, minlength=bins).tolist())
+        return Counted(rows, totals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, the inverse of `from_dict`."""
+        edges = {name: list(e) for name, e in self.edges.items()}
+        return {"edges": edges, "deviations": dict(self.deviations), "training": self.training.to_dict()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Profile:
+        """Rebuild from `to_dict`."""
+        edges = {name: tuple(e) for name, e in stored["edges"].items()}
+        return cls(edges, dict(stored["deviations"]), Counted.from_dict(stored["training"]))
+
+
+def _edges(values: Floats, bins: int) -> tuple[float, ...]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return ()
+    # The quantiles are values that occur, so that equal values are never torn apart by a rounding error.
+    inner = np.quantile(known, np.arange(1, bins) / bins, method="inverted_cdf")
+    return tuple(np.unique(inner).tolist())
+
+
+def _deviation(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    found = float(known.std()) if len(known) else 0.0
+    return found if found > 1e-9 else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """How far one feature is from the training rows.
+
+    Attributes:
+        feature: its name.
+        psi: population stability index over bins of equally many training rows.
+        distance: Wasserstein distance, in standard deviations of the training rows.
+        chance: the index that 999 of 1000 samples of so many members stay below when nothing has changed.
+        level: `warning` or `refusal` beyond these bounds; `expected` beyond one where the settings say that the
+            feature changes by nature; else `steady`.
+    """
+
+    feature: str
+    psi: float
+    distance: float
+    chance: float
+    level: Level
+
+    def words(self, bounds: DriftBounds) -> str:
+        """Both figures beside their bounds."""
+        return (
+            f"{self.feature} has a population stability index of {self.psi:.3f} (bound {bounds.psi:g}) and a distance "
+            f"of {self.distance:.3f} standard deviations (bound {bounds.distance:g}) from the training rows"
+        )
+
+
+def shifts(profile: Profile, found: Counted, settings: DriftSettings) -> tuple[Shift, ...]:
+    """Every feature's shift, largest index first; empty where nothing was counted.
+
+    The index of feature x is the sum over the bins of (q - p) ln(q / p), p and q the shares of training rows and found
+    rows, members without a value being a bin. Under no change its multiple by n m / (n + m) follows a chi-square
+    distribution (Yurdakul and Naranjo 2020). The distance is that of the bins' means, so it does not see what moves
+    within a bin.
+    """
+    compared = []
+    for name, before in profile.training.rows.items():
+        now = found.rows[name]
+        if not sum(before) or not sum(now):
+            continue
+        psi, chance = stability_index(before, now), index_by_chance(before, now)
+        distance = _distance(profile, found, name)
+        compared.append(Shift(name, psi, distance, chance, _level(name, psi, distance, chance, settings)))
+    return tuple(sorted(compared, key=lambda shift: (-shift.psi, shift.feature)))
+
+
+def stability_index(before: Sequence[int], now: Sequence[int]) -> float:
+    """Population stability index of two rows of counts by bin, half a row added to each."""
+    p, q = (np.add(counts, _HALF) / (np.sum(counts) + _HALF * len(counts)) for counts in (before, now))
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def index_by_chance(before: Sequence[int], now: Sequence[int]) -> float:
+    """The index that 999 of 1000 pairs of samples of these sizes stay below where both follow one distribution."""
+    filled = int((np.add(before, now) > 0).sum())
+    if filled < 2:
+        return 0.0
+    return float(chdtri(filled - 1, 1 - _QUANTILE) * (1 / np.sum(before) + 1 / np.sum(now)))
+
+
+def _distance(profile: Profile, found: Counted, name: str) -> float:
+    sides = []
+    for counted in (profile.training, found):
+        rows, totals = np.array(counted.rows[name][:-1]), np.array(counted.totals[name])
+        filled = rows > 0
+        sides.append((totals[filled] / rows[filled], rows[filled]))
+    (before, weights), (now, of_now) = sides
+    if not len(before) or not len(now):  # that one side has no values at all is for the index to say
+        return 0.0
+    from scipy.stats import wasserstein_distance  # slow to import, and workers only count
+
+    return float(wasserstein_distance(before, now, weights, of_now)) / profile.deviations[name]
+
+
+def _level(name: str, psi: float, distance: float, chance: float, settings: DriftSettings) -> Level:
+    def beyond(bounds: DriftBounds) -> bool:
+        return psi > max(bounds.psi, chance) or distance > bounds.distance
+
+    if not beyond(settings.warning):
+        return "steady"
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.expected):
+        return "expected"
+    return "refusal" if beyond(settings.refusal) else "warning"
+
+
+def refusals(found: Iterable[Shift], settings: DriftSettings) -> list[str]:
+    """A reason for each feature beyond the refusal bound."""
+    return [shift.words(settings.refusal) for shift in found if shift.level == "refusal"]
+
+
+def notes(found: Iterable[Shift], settings: DriftSettings) -> list[str]:
+    """One line that names all features beyond the warning bound, or none."""
+    far = [s for s in found if s.level in ("warning", "refusal")]
+    if not far:
+        return []
+    named = ", ".join(f"{s.feature} ({s.psi:.3f}, {s.distance:.3f})" for s in far)
+    return [
+        f"drift since training beyond the warning bounds (stability index {settings.warning.psi:g}, distance "
+        f"{settings.warning.distance:g}): {named}"
+    ]

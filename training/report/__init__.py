@@ -1,0 +1,1 @@
+"""The report: its words, pictures and page."""

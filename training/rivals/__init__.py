@@ -1,0 +1,1 @@
+"""Baselines and challengers that a network has to beat."""

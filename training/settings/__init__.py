@@ -1,0 +1,1 @@
+"""Settings of training, judging and scoring, as the YAML says them."""

@@ -1,0 +1,1 @@
+"""The Spark shell of training and scoring."""
