@@ -13,7 +13,6 @@ from features.building.pass_plan import OUTCOMES, SEQUENCES
 from features.core.date_ranges import DateRange, expand
 from features.core.errors import BackfillError, SettingsError, TiercastError
 from features.storage import delta_tables, table_log
-from jobs import score_users
 from jobs.running.command import main, parser
 from jobs.running.job import Job, Run, reconcile
 from jobs.steps import as_of_tables, pinned_inputs, scores
@@ -66,6 +65,8 @@ def run(job: Job) -> None:
     built = [(s.kind, s.date) for s in steps if s.kind != SCORES]
     if built:
         as_of_tables.write(job, pinned_inputs.update_user_days(job), built, per_pass, failed)
+    if SCORES in kinds:
+        scores.write_tiers(job)
     for date in dates if SCORES in kinds else []:
         if (SEQUENCES, date) in failures:
             failed(SCORES, date, BackfillError("its sequences could not be written"))
@@ -123,8 +124,8 @@ def _cost(job: Job, count: int, rows: int) -> str:
 
 
 def _score(job: Job, date: dt.date, failed: as_of_tables.Failed) -> None:
-    with as_of_tables.told(failed, SCORES, date):
-        job.run_for(score_users.run, [date])
+    with as_of_tables.told(failed, SCORES, date), job.run("score_users", date) as record:
+        scores.score_users(job, record, date)
 
 
 def _reconcile(job: Job, record: Run, date: dt.date, kinds: Sequence[str]) -> None:

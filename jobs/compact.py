@@ -12,7 +12,9 @@ from features.building.pass_plan import SEQUENCES, SNAPSHOTS, Output
 from features.storage import commits, delta_tables, table_log
 from jobs.running.command import main, parser
 from jobs.running.job import Job
-from jobs.steps import as_of_tables, pinned_inputs
+from jobs.steps import as_of_tables, dated_output, pinned_inputs
+from jobs.steps.dated_output import Built, DatedOutput
+from jobs.steps.pinned_inputs import Pinned
 
 log = logging.getLogger("tiercast")
 
@@ -38,25 +40,21 @@ def run(job: Job) -> None:
         drop_sequences(job, date - dt.timedelta(days=job.settings.sequence.keep_days))
 
 
-def write_snapshot(job: Job, pinned: pinned_inputs.Pinned, date: dt.date) -> None:
+def write_snapshot(job: Job, pinned: Pinned, date: dt.date) -> None:
     """Write the snapshot of a date, from the one that stands where that is older; readers see the one or the other."""
-    uri, settings = pinned_inputs.snapshots_uri(job), job.settings
+    uri, settings, rebuild = pinned_inputs.snapshots_uri(job), job.settings, job.options.rebuild
+    inputs, table = pinned_inputs.snapshot_inputs(pinned), range_tasks.table_of(SNAPSHOTS, settings.sequences)
     with job.run("compact", date) as record:
         range_tasks.check_known(pinned.event_files, date)
-        table = range_tasks.table_of(SNAPSHOTS, settings.sequences)
-        delta_tables.ensure(job.spark, uri, table)
-        seen, inputs = delta_tables.version(job.spark, uri), pinned_inputs.snapshot_inputs(pinned)
         record.versions = dict(pinned.versions)
-        rebuild = job.options.rebuild
-        if not rebuild and table_log.inputs_at(uri, seen, date) == {inputs}:
-            record.status = "unchanged"
-            return
-        output = Output(SNAPSHOTS, uri, date, inputs)
-        work = as_of_tables.reading(job, pinned, [output], rebuild)
-        added = range_tasks.build(job.spark, work, settings.sequence.rows_per_range)[output]
-        stood = {f.date for f in table_log.active_files(uri, seen)}
-        record.versions[SNAPSHOTS] = commits.commit_files(uri, table, record.id, seen, stood | {date}, added)
-        record.counts["rows"] = sum(f.rows for f in added)
+
+        def build() -> Built:
+            output = Output(SNAPSHOTS, uri, date, inputs)
+            work = as_of_tables.reading(job, pinned, [output], rebuild)
+            return Built(range_tasks.build(job.spark, work, settings.sequence.rows_per_range)[output])
+
+        output = DatedOutput(table, uri, date, inputs, only_date=True)
+        dated_output.write(job, record, output, build, rebuild)
 
 
 def drop_sequences(job: Job, before: dt.date) -> None:

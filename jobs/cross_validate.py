@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from features.building.pass_plan import OUTCOMES, SEQUENCES
 from features.core import places
-from features.storage import commits, delta_tables, schemas
+from features.storage import schemas
 from jobs.running.command import main, parser
 from jobs.running.job import Job, Run
 from jobs.steps import as_of_tables, pinned_inputs
+from jobs.steps.dated_output import replace_rows, rows_of_model
 from jobs.steps.evaluation import evaluated, keep
 from jobs.steps.training import train
 from training.evaluation import folds
@@ -61,7 +62,7 @@ def cross_validate(job: Job) -> list[str]:
         intervals = folds.over_folds(found, evaluation.calibration_bins, evaluation.bootstrap_draws)
         record.model_version = found[0].version
         record.counts = {"folds": len(found), "rows": sum(one.comparison.model.rows for one in found)}
-        record.versions["cross_validations"] = _keep(job, record, found, spread, intervals)
+        _keep(job, record, found, spread, intervals)
         page = folds_page.page(found, spread, intervals, settings.horizon.days)
         places.write_bytes(
             places.join(settings.storage.reports, f"folds-{evaluation.as_of}.md"), "\n".join(page).encode()
@@ -86,7 +87,7 @@ def _judged(job: Job, fold: Fold) -> Judgement:
         version = train(of_fold, record, publish=False).version
     with of_fold.run("evaluate_model", fold.evaluated) as record:
         found = evaluated(of_fold, record, version, fold.evaluated)
-        record.versions["evaluations"] = keep(of_fold, record, found)
+        keep(of_fold, record, found)
     return Judgement(fold, version, found.comparison, found.judged)
 
 
@@ -107,11 +108,9 @@ def _keep(
     found: Sequence[Judgement],
     spread: Mapping[str, Mapping[str, Spread]],
     intervals: Mapping[str, Intervals],
-) -> int:
+) -> None:
     """Replace the rows of the network and the number of folds in `cross_validations`."""
-    address, date, version = job.uri("cross_validations"), job.settings.evaluation.as_of, found[0].version
-    delta_tables.ensure(job.spark, address, schemas.CROSS_VALIDATIONS)
-    seen = delta_tables.version(job.spark, address)
+    date, version = job.settings.evaluation.as_of, found[0].version
     days = [one.fold.evaluated for one in found]
     rows = [
         (
@@ -120,9 +119,8 @@ def _keep(
         )
         for model, figures in spread.items() for figure, of in figures.items()
     ]  # fmt: skip
-    predicate = f"{delta_tables.date_is('as_of_date', date)} AND model_version = '{version}' AND folds = {len(found)}"
-    frame = job.spark.createDataFrame(rows, schemas.CROSS_VALIDATIONS.schema).coalesce(1)
-    return commits.commit(frame, address, schemas.CROSS_VALIDATIONS, record.id, seen, predicate)
+    where = f"{rows_of_model(date, version)} AND folds = {len(found)}"
+    replace_rows(job, record, schemas.CROSS_VALIDATIONS, rows, where)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

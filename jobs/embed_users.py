@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from features.spark import workers
-from features.storage import commits, delta_tables, file_writer, schemas, table_log
+from features.storage import file_writer, schemas, table_log
 from features.storage.file_writer import AddedFile
 from jobs.running.command import main, parser
-from jobs.running.job import Job, Run, reconcile
-from jobs.steps.members import Members, inputs_of_members, members
-from training.bundles.bundle_folder import read_manifest
+from jobs.running.job import Job, Run
+from jobs.steps import dated_output
+from jobs.steps.bundles import pretrained_encoder
+from jobs.steps.dated_output import Built, DatedOutput
+from jobs.steps.members import Members, members, sequences_of
 from training.bundles.encoders import check_sequences
-from training.bundles.manifest import PRETRAIN, Manifest
+from training.bundles.manifest import Manifest
 from training.inputs.column_names import AS_OF
 from training.settings.scoring import ScoringSettings
 from training.spark.embeddings import embedded
@@ -39,23 +41,17 @@ def run(job: Job) -> None:
 
 def embed_users(job: Job, record: Run, date: dt.date) -> None:
     """Write the embeddings of one as-of date in one commit."""
-    settings, uri, table = job.settings, job.uri("embeddings"), schemas.EMBEDDINGS
-    manifest = read_manifest(settings.storage.pretrained, settings.pretraining.version, PRETRAIN)
-    check_sequences(manifest, settings.contract)
+    uri, sequences, manifest = job.uri("embeddings"), sequences_of(job, date), pretrained_encoder(job)
+    check_sequences(manifest, job.settings.contract)
     record.model_version = manifest.version
-    delta_tables.ensure(job.spark, uri, table)
-    seen = delta_tables.version(job.spark, uri)
-    now = inputs_of_members(job, date)
-    if table_log.inputs_at(uri, seen, date) == {_inputs(now, manifest)}:
-        record.status = "unchanged"
-        return
-    known, of_sequences = members(job, date, now, record)
-    inputs = _inputs(of_sequences, manifest)
-    files = _write(job, known, manifest, settings.scoring, uri, inputs)
-    record.counts["rows"] = sum(f.rows for f in files)
-    if known.count is not None:
-        reconcile(f"embeddings as of {date}", known.count, record.counts["rows"])
-    record.versions["embeddings"] = commits.commit_files(uri, table, record.id, seen, [date], files)
+
+    def build() -> Built:
+        known, of_sequences = members(job, sequences, record)
+        files = _write(job, known, manifest, job.settings.scoring, uri, _inputs(of_sequences, manifest))
+        return Built(files, known.count)
+
+    output = DatedOutput(schemas.EMBEDDINGS, uri, date, _inputs(sequences.inputs, manifest))
+    dated_output.write(job, record, output, build)
 
 
 def _write(

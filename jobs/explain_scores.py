@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import sys
 from collections.abc import Sequence
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from features.core.errors import DateError
-from features.storage import commits, delta_tables, schemas, table_log
+from features.storage import delta_tables, schemas, table_log
 from features.storage.failures import source_errors
 from jobs.running.command import main, parser
-from jobs.running.job import Job, Run, reconcile
+from jobs.running.job import Job, Run
+from jobs.steps import dated_output
+from jobs.steps.bundles import scoring_bundle
+from jobs.steps.dated_output import Built, DatedOutput
 from jobs.steps.reasons import reasons_of_sample, sample_of
 from jobs.steps.reports import is_evaluated, write_forecast
-from training.bundles.bundle_folder import read_manifest
-from training.bundles.manifest import check_fits
 from training.reasons.attributions import Averages
 from training.spark.explanations import explained
 
@@ -31,6 +34,13 @@ ARGUMENTS = parser(
 ARGUMENTS.add_argument("--where", metavar="SQL", help="only members whose row of scores meets this condition")
 
 
+@dataclasses.dataclass(frozen=True)
+class Explained(Built):
+    """Reasons, and the sample of members that their averages and the report stand on."""
+
+    sample: pa.Table = dataclasses.field(kw_only=True)
+
+
 def run(job: Job) -> None:
     """Explain each date that is not explained already."""
     for date in job.as_of:
@@ -40,44 +50,41 @@ def run(job: Job) -> None:
 
 def explain_scores(job: Job, record: Run, date: dt.date, where: str | None) -> None:
     """Write the reasons of one as-of date in one commit, and the report of a date whose outcomes are not known yet."""
-    settings, uri = job.settings, job.uri("score_reasons")
     record.versions = {name: delta_tables.version(job.spark, job.existing(name)) for name in ("scores", "sequences")}
     scores = _of_date(job, record, "scores", date, "score_users")
     sequences = _of_date(job, record, "sequences", date, "build_sequences")
     (version, of_scores), *_ = scores.select("model_version", "inputs_id").distinct().collect()
     _check_sequences(job, record, date, of_scores)
-    manifest = read_manifest(settings.storage.models, version)
-    check_fits(manifest, settings.contract, settings.scoring.outputs)
+    manifest, explanation = scoring_bundle(job, version), job.settings.explanation
     record.model_version = version
-    delta_tables.ensure(job.spark, uri, schemas.SCORE_REASONS)
-    seen = delta_tables.version(job.spark, uri)
     # Spark keeps the first 32 characters of a text as its bounds: one fingerprint fits.
-    inputs = table_log.fingerprint(of_scores, settings.explanation.model_dump(), where)
-    if table_log.inputs_at(uri, seen, date) == {inputs}:
-        record.status = "unchanged"
-        return
+    inputs = table_log.fingerprint(of_scores, explanation.model_dump(), where)
+
+    def build() -> Explained:
+        chosen, count = _chosen(scores, date, where)
+        some = sample_of(job, manifest, sequences)
+        rows = sequences.join(chosen, "user_id", "left_semi")
+        rows = rows.repartition(job.spark.sparkContext.defaultParallelism, "user_id")
+        averages = Averages.of(some, manifest, explanation)
+        reasons = explained(rows, job.settings.storage.models, manifest, averages, explanation).withColumns(
+            {"as_of_date": f.lit(date), "model_version": f.lit(version), "inputs_id": f.lit(inputs)}
+        )
+        return Explained(reasons, count, sample=some)
+
+    output = DatedOutput(schemas.SCORE_REASONS, job.uri("score_reasons"), date, inputs)
+    built = dated_output.write(job, record, output, build)
+    if built is not None and not is_evaluated(job, date):
+        write_forecast(job, manifest, scores, date, reasons_of_sample(job, manifest, built.sample))
+
+
+def _chosen(scores: DataFrame, date: dt.date, where: str | None) -> tuple[DataFrame, int]:
+    """The ids of the members to explain, and how many they are; DateError where there are none."""
     with source_errors("--where"):
         chosen = scores.where(where or "true").select("user_id").cache()
-        members = chosen.count()
-    if not members:
+        count = chosen.count()
+    if not count:
         raise DateError(f"no member scored as of {date} meets --where {where!r}")
-    some = sample_of(job, manifest, sequences)
-    averages = Averages.of(some, manifest, settings.explanation)
-    rows = sequences.join(chosen, "user_id", "left_semi")
-    rows = rows.repartition(job.spark.sparkContext.defaultParallelism, "user_id")
-    reasons = explained(rows, settings.storage.models, manifest, averages, settings.explanation).withColumns(
-        {"as_of_date": f.lit(date), "model_version": f.lit(version), "inputs_id": f.lit(inputs)}
-    )
-    record.versions["score_reasons"] = commits.commit(
-        reasons, uri, schemas.SCORE_REASONS, record.id, seen, delta_tables.date_is("as_of_date", date)
-    )
-    written = delta_tables.read(job.spark, uri, record.versions["score_reasons"]).where(
-        delta_tables.date_is("as_of_date", date)
-    )
-    record.counts = {"members": written.select("user_id").distinct().count(), "rows": written.count()}
-    reconcile(f"members explained as of {date}", members, record.counts["members"])
-    if not is_evaluated(job, date):
-        write_forecast(job, manifest, scores, date, reasons_of_sample(job, manifest, some))
+    return chosen, count
 
 
 def _of_date(job: Job, record: Run, table: str, date: dt.date, writer: str) -> DataFrame:

@@ -23,8 +23,8 @@ from bench.forecasts.demo import CONFIGS
 from features.storage import delta_tables
 from jobs.running.job import Job, Run
 from jobs.running.settings_files import load
-from jobs.steps.members import inputs_of_members, members
-from jobs.steps.scores import score
+from jobs.steps.members import members, sequences_of
+from jobs.steps.scores import Scoring, score
 from jobs.steps.training import judging
 from training.bundles.bundle_folder import read_manifest
 from training.bundles.manifest import Manifest
@@ -133,8 +133,8 @@ def evaluated(bench: Bench, good: Manifest) -> list[tuple[TierCalibration, float
     """
     job, s = bench.job, bench.job.settings
     date = s.evaluation.as_of
-    known, _ = members(job, date, inputs_of_members(job, date), Run("gate", date))
-    scores = score(job.spark, known, good, s.storage.models, s.scoring)
+    known, _ = members(job, sequences_of(job, date), Run("gate", date))
+    scores = score(job.spark, Scoring(known, good, s.storage.models, s.scoring))
     of_date = bench.outcomes.where(delta_tables.date_is(AS_OF, date))
     found = collect_forecasts(scores, of_date, s.contract, s.evaluation.max_users)
     tiers = gate.calibration_by_tier(found.probabilities, found.current_rank, found.outcome_rank, s.contract.tiers)

@@ -27,8 +27,8 @@ from jobs.running.job import Job, Run
 from jobs.running.settings import Settings
 from jobs.running.settings_files import load
 from jobs.steps import training
-from jobs.steps.members import inputs_of_members, members
-from jobs.steps.scores import score
+from jobs.steps.members import members, sequences_of
+from jobs.steps.scores import Scoring, score
 from training.bundles.bundle_folder import LATEST
 from training.bundles.manifest import Manifest
 from training.evaluation.metrics import evaluate
@@ -101,8 +101,8 @@ def measure(overrides: Sequence[str], way: str) -> dict[str, float]:
 def _measured(job: Job, manifest: Manifest, date: dt.date) -> tuple[float, float]:
     """Logloss and upgrade AUC of a bundle for the members of a date."""
     settings, record = job.settings, Run("bench", date)
-    known, _ = members(job, date, inputs_of_members(job, date), record)
-    scores = score(job.spark, known, manifest, settings.storage.models, settings.scoring)
+    known, _ = members(job, sequences_of(job, date), record)
+    scores = score(job.spark, Scoring(known, manifest, settings.storage.models, settings.scoring))
     outcomes = delta_tables.read(job.spark, job.uri("outcomes")).where(delta_tables.date_is("as_of_date", date))
     found = collect_forecasts(scores, outcomes, manifest.contract, settings.evaluation.max_users)
     figures = evaluate(found.probabilities, found.current_rank, found.outcome_rank, manifest.contract.tiers)

@@ -28,7 +28,7 @@ from features.kernel.tiers import MICROS, TierRule
 from features.storage.file_writer import STATES, AddedFile, write_file
 from features.storage.table_log import TableFile
 from jobs.steps.members import Members
-from jobs.steps.scores import score, write_scores
+from jobs.steps.scores import Scoring, score, write_scores
 from training.bundles import bundle_folder
 from training.bundles.bundle_folder import MODEL_FILE
 from training.bundles.manifest import Manifest
@@ -105,7 +105,7 @@ def sampled(files: Sequence[AddedFile], users: int, place: str, as_of: dt.date) 
 
 def tiercast(spark: SparkSession, members: Members, manifest: Manifest, models: str) -> DataFrame:
     """The job's own scores, as rows."""
-    return score(spark, members, manifest, models, SETTINGS)
+    return score(spark, Scoring(members, manifest, models, SETTINGS))
 
 
 def written(spark: SparkSession, members: Members, manifest: Manifest, models: str, out: str) -> None:
@@ -114,7 +114,7 @@ def written(spark: SparkSession, members: Members, manifest: Manifest, models: s
         "scored_at": pa.scalar(dt.datetime.now(dt.UTC), pa.timestamp("us", "UTC")),
         "inputs_id": pa.scalar("bench"),
     }
-    write_scores(spark, members, manifest, models, SETTINGS, emptied(out), added, counted_rows=10_000)
+    write_scores(spark, Scoring(members, manifest, models, SETTINGS), emptied(out), added, counted_rows=10_000)
 
 
 def by_user(spark: SparkSession, rows: DataFrame, manifest: Manifest, models: str) -> DataFrame:

@@ -10,7 +10,8 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from pyspark.sql import SparkSession
 
@@ -20,6 +21,8 @@ from features.storage.failures import failure_in_words
 from jobs.running.settings import Settings
 
 log = logging.getLogger("tiercast")
+
+T = TypeVar("T")
 
 _WRITTEN_BY = {
     "events": "ingest_events",
@@ -48,8 +51,8 @@ class Run:
         job: the job's name.
         as_of: its date, or None.
         now: the run's clock, UTC.
-        status: `written`, `unchanged` where everything was there already, or `refused`.
-        message: why it is refused or failed, or what it warns of.
+        status: `written`, `unchanged` where everything stood already, `refused` or `failed`.
+        message: why it was refused or failed, or a warning.
         versions: Delta version of each table read or written.
         counts: reconciled row counts.
         model_version: bundle trained, evaluated or used.
@@ -73,6 +76,7 @@ class Job:
     settings: Settings
     spark: SparkSession
     options: argparse.Namespace
+    _kept: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def uri(self, table: str) -> str:
         """Where a table lies."""
@@ -83,14 +87,20 @@ class Job:
         """The as-of dates asked for."""
         return list(self.options.as_of or [])
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Cached result of `make` for this run; a job that runs another one starts it with nothing cached."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
+
     def existing(self, table: str) -> str:
-        """Where a table lies that an earlier job must have written; DateError if it has not."""
+        """Where a table lies; DateError, naming the job to run first, if it is not there."""
         if not delta_tables.exists(self.spark, self.uri(table)):
             raise DateError(f"there is no table {table} at {self.uri(table)}: run {_WRITTEN_BY[table]} first")
         return self.uri(table)
 
     def rows_per_table(self) -> dict[str, int]:
-        """Rows of the tables that exist, in the order of the data's way."""
+        """Rows of each table that exists, from events to runs."""
         there = [name for name in _WRITTEN_BY if delta_tables.exists(self.spark, self.uri(name))]
         return {name: delta_tables.row_count(self.uri(name)) for name in there}
 
@@ -105,8 +115,8 @@ class Job:
         sys.stdout.flush()
 
     @contextlib.contextmanager
-    def run(self, job: str, as_of: dt.date | None, unless: bool = False) -> Iterator[Run]:
-        """Record what happens inside as a row of `runs`, failures too; `unless`: failures alone."""
+    def run(self, job: str, as_of: dt.date | None, only_failures: bool = False) -> Iterator[Run]:
+        """Record what happens inside as a row of `runs`; with `only_failures` only what fails."""
         run, started = Run(job, as_of), time.monotonic()
         try:
             yield run
@@ -115,7 +125,7 @@ class Job:
             with contextlib.suppress(Exception):  # the failure itself matters more than its record
                 self._record(run, time.monotonic() - started)
             raise
-        if unless:
+        if only_failures:
             return
         self._record(run, time.monotonic() - started)
         log.info("%s", _line(run, time.monotonic() - started))
@@ -131,7 +141,7 @@ class Job:
 
 
 def _in_words(error: Exception) -> str:
-    """What `runs` keeps of a failure: an error that is not known may quote raw values, so only its kind."""
+    """What `runs` keeps of a failure. An unknown error may quote raw values, so only its kind is kept."""
     known = failure_in_words(error)
     return str(known)[:2000] if known is not None else f"{type(error).__name__}: see the log of the job"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from features.core.contract import Contract
 from features.ingest.typed_rows import IngestSpec
@@ -29,8 +31,8 @@ class Fairness(FairnessSettings):
     groups: Groups | None = None
 
 
-class Settings(BaseModel):
-    """Everything that the YAML files may say."""
+class DataSections(BaseModel):
+    """What the YAML files say of the data: where it comes from, what it means, where tables lie."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,10 +43,17 @@ class Settings(BaseModel):
     features: Features
     sequence: SequenceSettings
     quality: Quality
-    known_by: Literal["event_time", "ingested_at"]
+    known_by: Literal["event_time", "ingested_at"] = Field(
+        description="which events a date knows: those that had happened, or of them those that had also arrived"
+    )
     storage: Storage
     pseudonyms: Pseudonyms
     spark: SparkSettings
+
+
+class ForecastSections(BaseModel):
+    """What the YAML files say of the forecast: network, training, judging, scoring."""
+
     model: ModelSettings
     training: TrainingSettings
     pretraining: PretrainingSettings
@@ -54,6 +63,18 @@ class Settings(BaseModel):
     fairness: Fairness
     scoring: ScoringSettings
     explanation: ExplanationSettings
+
+
+class Settings(ForecastSections, DataSections):
+    """Everything that the YAML files may say, and what follows from it, computed once."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Settings:
+        """The settings with some sections changed; what follows from them is computed anew."""
+        made = super().model_copy(update=update, deep=deep)
+        for name, value in vars(Settings).items():
+            if isinstance(value, functools.cached_property):
+                made.__dict__.pop(name, None)
+        return made
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
@@ -101,30 +122,30 @@ class Settings(BaseModel):
             raise ValueError(f"gate.drift.expected: {unknown} match no feature; there are {', '.join(names)}")
         return self
 
-    @property
+    @functools.cached_property
     def ingest(self) -> IngestSpec:
         """What ingest depends on."""
         return IngestSpec(self.source, self.events)
 
-    @property
+    @functools.cached_property
     def aggregates(self) -> AggregateSpec:
         """What rollup and aggregates depend on."""
         return AggregateSpec(
             tuple(self.features.windows_days), tuple(self.events.types), self.events.purchase_type, self.tiers.rule()
         )
 
-    @property
+    @functools.cached_property
     def contract(self) -> Contract:
         """The contract of `sequences`."""
         columns = tuple(aggregate_columns(self.aggregates))
         return contract_of(self.source, self.tiers, self.sequence, self.horizon, self.known_by, columns)
 
-    @property
+    @functools.cached_property
     def sequences(self) -> SequenceSpec:
         """What rows of `sequences` depend on."""
         return SequenceSpec(self.contract, self.aggregates)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of all settings."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Sequences and outcomes of many as-of dates: what stands already, one pass for the rest, a commit for each."""
+"""Sequences and outcomes of many as-of dates: find what stands, read the rest in few passes, commit each date."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from features.building.snapshots import Snapshot
 from features.core.contract import tier_days
 from features.core.errors import TiercastError
 from features.kernel import outcomes
-from features.storage import commits, delta_tables, schemas, table_log
+from features.storage import delta_tables, schemas, table_log
 from features.storage.failures import failure_in_words
 from features.storage.file_writer import AddedFile
 from jobs.running.job import Job
+from jobs.steps import dated_output
+from jobs.steps.dated_output import Built, DatedOutput
 from jobs.steps.pinned_inputs import Pinned, in_order, standing_snapshot
 
 JOBS = {SEQUENCES: "build_sequences", OUTCOMES: "build_outcomes"}
 """The job that writes each kind of output."""
 
 Failed = Callable[[str, dt.date, TiercastError], None]
-"""Told of a kind and date that cannot be written, and why."""
+"""Called with a kind and date that cannot be written, and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """An output, the version of its table on which it was planned, and why it is to be written; None: it stands."""
+    """An output, the table version it was planned on, and the reason to write it; None: it stands."""
 
     output: Output
     seen: int
@@ -36,17 +38,15 @@ class Planned:
 
 
 def plan(job: Job, pinned: Pinned, kind: str, date: dt.date) -> Planned:
-    """What is to be done for one kind and date; writes nothing."""
+    """Whether one kind and date must be written, and why; writes nothing."""
     uri, inputs = job.uri(kind), inputs_of(job, pinned, kind, date)
     output = Output(kind, uri, date, inputs)
-    if not delta_tables.exists(job.spark, uri):
-        return Planned(output, 0, "missing")
-    seen = delta_tables.version(job.spark, uri)
-    return Planned(output, seen, table_log.stale(table_log.inputs_at(uri, seen, date), inputs))
+    found = dated_output.look(job, _dated(job, output))
+    return Planned(output, found.version, found.reason)
 
 
 def inputs_of(job: Job, pinned: Pinned, kind: str, date: dt.date) -> str:
-    """Fingerprints of the files that an output follows from, and of the settings: contract, or rule and window."""
+    """Fingerprint of all that an output follows from: its files, and the contract or the rule and window."""
     settings = job.settings
     if kind == SEQUENCES:
         return table_log.inputs_before(pinned.event_files, date, settings.contract.id)
@@ -71,14 +71,14 @@ def write(
     dates_per_pass: int | None = None,
     failed: Failed | None = None,
 ) -> None:
-    """Write the wanted kinds and dates that do not stand already; many are read together, each is committed alone.
+    """Write the wanted kinds and dates that do not stand yet: read in few passes, committed one by one.
 
     Args:
         job: the open job.
         pinned: what to read.
         wanted: kinds and as-of dates.
-        dates_per_pass: as many are read together; None: as many as the settings say.
-        failed: is told of what cannot be written, and the others go on; None: the first failure is raised.
+        dates_per_pass: how many outputs one pass reads; None: as the settings say.
+        failed: called with what cannot be written, then the others go on; None: the first failure is raised.
     """
     kinds = dict.fromkeys(kind for kind, _ in wanted)
     for kind in kinds:
@@ -86,7 +86,7 @@ def write(
     missing = []
     for kind, date in wanted:
         planned = plan(job, pinned, kind, date)
-        with told(failed, kind, date), job.run(JOBS[kind], date, unless=planned.reason is not None) as record:
+        with told(failed, kind, date), job.run(JOBS[kind], date, only_failures=planned.reason is not None) as record:
             record.versions, record.status = dict(pinned.versions), "unchanged"
             if planned.reason is not None:
                 check(job, pinned, kind, date)
@@ -99,7 +99,7 @@ def write(
 
 
 def _groups(missing: Sequence[Planned], snapshot: Snapshot | None, size: int) -> Iterator[Sequence[Planned]]:
-    """What is read together: those that a snapshot answers, and those that it does not."""
+    """Outputs that are read in one pass: those that a snapshot answers apart from those that need all days."""
     later = [p for p in missing if snapshot is not None and p.output.as_of >= snapshot.as_of]
     for part in (later, [p for p in missing if p not in later]):
         for start in range(0, len(part), size):
@@ -120,15 +120,13 @@ def _write_pass(job: Job, pinned: Pinned, group: Sequence[Planned], failed: Fail
     for p in group:
         output = p.output
         with told(failed, output.kind, output.as_of), job.run(JOBS[output.kind], output.as_of) as record:
-            added, table = files[output], _table_of(job, output.kind)
             record.versions = dict(pinned.versions)
-            seen = commits.commit_files(output.uri, table, record.id, p.seen, [output.as_of], added)
-            record.versions[output.kind] = seen
-            record.counts["rows"] = sum(f.rows for f in added)
+            dated_output.commit(job, record, _dated(job, output), p.seen, Built(files[output]))
 
 
 def reading(job: Job, pinned: Pinned, wanted: Sequence[Output], rebuild: bool = False) -> Pass:
-    """The pass that answers what is wanted, from a snapshot where one stands before all of it, unless to `rebuild`."""
+    """The pass that writes the wanted outputs. It starts from a snapshot that is older than all of them, if one stands
+    and nothing is to be rebuilt."""
     settings, snapshot = job.settings, None if rebuild else standing_snapshot(job, pinned)
     targets = settings.horizon.targets
     if snapshot is not None and any(o.as_of < snapshot.as_of for o in wanted):
@@ -137,6 +135,10 @@ def reading(job: Job, pinned: Pinned, wanted: Sequence[Output], rebuild: bool = 
         snapshot = None  # the rule's window may begin before it
     spec, horizon = settings.sequences, settings.horizon.days
     return Pass(pinned.event_files, pinned.day_files, in_order(job), wanted, spec, horizon, snapshot, targets)
+
+
+def _dated(job: Job, output: Output) -> DatedOutput:
+    return DatedOutput(_table_of(job, output.kind), output.uri, output.as_of, output.inputs_id)
 
 
 def _table_of(job: Job, kind: str) -> schemas.Table:
@@ -154,7 +156,7 @@ def _read(job: Job, pinned: Pinned, wanted: Sequence[Output]) -> dict[Output, li
 
 @contextlib.contextmanager
 def told(failed: Failed | None, kind: str, date: dt.date) -> Iterator[None]:
-    """Give a failure that is known to `failed`, if there is one, and go on; any other is raised."""
+    """Hand a failure that has words for the user to `failed` and go on; raise any other, or all without `failed`."""
     try:
         yield
     except Exception as error:

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.core.arrays import Array
-from features.storage import commits, delta_tables, schemas
+from features.storage import delta_tables, schemas
 from jobs.running.job import Job, Run
+from jobs.steps.bundles import scoring_bundle
+from jobs.steps.dated_output import replace_rows, rows_of_model
 from jobs.steps.fairness import assess_groups, groups_of_users
-from jobs.steps.members import inputs_of_members, members
+from jobs.steps.members import members, sequences_of
 from jobs.steps.reports import write_evaluation
-from jobs.steps.scores import score
-from training.bundles.bundle_folder import read_manifest
-from training.bundles.manifest import Manifest, check_fits, check_no_overlap
+from jobs.steps.scores import Scoring, score
+from training.bundles.manifest import Manifest, check_no_overlap
 from training.evaluation.comparison import Comparison, Judged, compare
 from training.evaluation.fairness import Fairness
 from training.evaluation.metrics import Evaluation
@@ -54,7 +55,7 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fa
     """Evaluate the configured bundle, compare groups of members, keep the figures and write the report."""
     groups = groups_of_users(job)
     found = evaluated(job, record, job.settings.scoring.model_version, date)
-    record.versions["evaluations"] = keep(job, record, found)
+    keep(job, record, found)
     fairness = None if groups is None else assess_groups(job, record, found.manifest, date, found.forecasts, groups)
     write_evaluation(job, found.manifest, found.forecasts, date, found.comparison, found.known, fairness)
     return found.comparison, fairness
@@ -63,13 +64,12 @@ def evaluate_model(job: Job, record: Run, date: dt.date) -> tuple[Comparison, Fa
 def evaluated(job: Job, record: Run, version: str, date: dt.date) -> Evaluated:
     """Compare a bundle's forecasts with the outcomes, the baselines and the challengers, on the same rows."""
     settings = job.settings
-    manifest = read_manifest(settings.storage.models, version)
-    check_fits(manifest, settings.contract, settings.scoring.outputs)
+    manifest = scoring_bundle(job, version)
     check_no_overlap(manifest, date)
     record.model_version = manifest.version
     outcomes = delta_tables.read(job.spark, job.existing("outcomes"))
-    known, _ = members(job, date, inputs_of_members(job, date), record)
-    scores = score(job.spark, known, manifest, settings.storage.models, settings.scoring)
+    known, _ = members(job, sequences_of(job, date), record)
+    scores = score(job.spark, Scoring(known, manifest, settings.storage.models, settings.scoring))
     of_date = outcomes.where(delta_tables.date_is("as_of_date", date))
     forecasts = collect_forecasts(scores, of_date, manifest.contract, settings.evaluation.max_users)
     sequences, weights = delta_tables.read(job.spark, job.uri("sequences")), settings.training.weights
@@ -126,16 +126,12 @@ def _challengers(
     return probabilities(settings.challengers, training, rows([validation]), inputs, task)
 
 
-def keep(job: Job, record: Run, found: Evaluated) -> int:
-    """Replace the rows of the bundle and the date in `evaluations`; the version of the table."""
-    address, version, comparison = job.uri("evaluations"), found.manifest.version, found.comparison
-    delta_tables.ensure(job.spark, address, schemas.EVALUATIONS)
-    seen = delta_tables.version(job.spark, address)
+def keep(job: Job, record: Run, found: Evaluated) -> None:
+    """Replace the rows of the bundle and the date in `evaluations`."""
+    comparison = found.comparison
     models = {found.manifest.model.name: comparison.model, **comparison.baselines, **comparison.challengers}
     rows = [_row(found, name, figures, record.now) for name, figures in models.items()]
-    predicate = f"{delta_tables.date_is('as_of_date', found.date)} AND model_version = '{version}'"
-    frame = job.spark.createDataFrame(rows, schemas.EVALUATIONS.schema).coalesce(1)
-    return commits.commit(frame, address, schemas.EVALUATIONS, record.id, seen, predicate)
+    replace_rows(job, record, schemas.EVALUATIONS, rows, rows_of_model(found.date, found.manifest.version))
 
 
 def _row(found: Evaluated, name: str, figures: Evaluation, now: dt.datetime) -> tuple[object, ...]:

@@ -14,9 +14,10 @@ from pyspark.sql import functions as f
 from features.core.errors import SourceError
 from features.ingest.groups import read_groups
 from features.ingest.pseudonyms import check_key, key_from_environment
-from features.storage import commits, delta_tables, schemas
+from features.storage import delta_tables, schemas
 from features.storage.failures import source_errors
 from jobs.running.job import Job, Run
+from jobs.steps.dated_output import replace_rows, rows_of_model
 from training.bundles.manifest import Manifest
 from training.evaluation import fairness
 from training.evaluation.fairness import Fairness
@@ -66,7 +67,8 @@ def assess_groups(
         known,
         job.settings.fairness,
     )
-    record.versions["fairness"] = _keep(job, record, manifest, date, assessed)
+    figures = [(manifest.version, *row, record.now, date) for row in _rows(assessed)]
+    replace_rows(job, record, schemas.FAIRNESS, figures, rows_of_model(date, manifest.version))
     record.counts["members_in_groups"] = assessed.known
     if reasons := assessed.reasons():
         record.status, record.message = "refused", "; ".join(reasons)
@@ -88,16 +90,6 @@ def _of_members(job: Job, forecasts: Forecasts, groups: DataFrame) -> pa.Table:
 
 def _words(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), object)
-
-
-def _keep(job: Job, record: Run, manifest: Manifest, date: dt.date, assessed: Fairness) -> int:
-    uri = job.uri("fairness")
-    delta_tables.ensure(job.spark, uri, schemas.FAIRNESS)
-    seen = delta_tables.version(job.spark, uri)
-    rows = [(manifest.version, *row, record.now, date) for row in _rows(assessed)]
-    predicate = f"{delta_tables.date_is('as_of_date', date)} AND model_version = '{manifest.version}'"
-    frame = job.spark.createDataFrame(rows, schemas.FAIRNESS.schema).coalesce(1)
-    return commits.commit(frame, uri, schemas.FAIRNESS, record.id, seen, predicate)
 
 
 def _rows(assessed: Fairness) -> Iterator[tuple[object, ...]]:

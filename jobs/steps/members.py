@@ -1,4 +1,4 @@
-"""Scores of one as-of date: tasks that read sequences, or build them from events, and score them where they are."""
+"""The members known at a date: their sequences are read where they stand, else built in the tasks that score them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from training.inputs.column_names import AS_OF, TIER_RANK
 
 @dataclasses.dataclass(frozen=True)
 class Members:
-    """Who is to be scored, by ranges of users: rows of `sequences` that the scoring task reads or builds by itself.
+    """Members to score, by ranges of users; each scoring task reads or builds its rows of `sequences` itself.
 
     Attributes:
         as_of: the as-of date.
-        ranges: what tasks take one by one.
+        ranges: of users; a task takes one at a time.
         rows_of: the rows of a range.
-        count: how many there are; None where only the build will tell.
+        count: how many members; None where only the build will tell.
     """
 
     as_of: dt.date
@@ -41,7 +41,7 @@ class Members:
     def stored(
         cls, files: Sequence[TableFile], as_of: dt.date, contract: Contract, rows_per_range: int, tasks_at_once: int
     ) -> Members:
-        """Those of the active files of one as-of date of `sequences`."""
+        """Members read from the files of one as-of date of `sequences`."""
         columns = [*_STANDING, *(c for c in contract.input_columns if c not in _STANDING)]
         inside = [array_column(c) for c in contract.categorical]
         count = sum(f.rows for f in files)
@@ -60,49 +60,64 @@ class Members:
 
     @classmethod
     def built(cls, work: Pass, ranges: Sequence[UserRange]) -> Members:
-        """Those of a pass with one output, sequences, which are built where they are scored and never written."""
+        """Members of a pass with one output: sequences are built where they are scored and never written."""
         (as_of,) = work.dates
         return cls(as_of, ranges, lambda users: next(rows for _, rows in rows_of_range(work, users)))
 
 
-def inputs_of_members(job: Job, date: dt.date) -> str:
-    """Fingerprint of the sequences of a date as the events are now; where there are no events, of those that stand.
+@dataclasses.dataclass(frozen=True)
+class SequencesOfDate:
+    """The sequences of a date before they are read.
+
+    Attributes:
+        date: the as-of date.
+        inputs: their fingerprint as the events are now.
+        version: of the table in which they stand; None: they are built where they are scored.
+    """
+
+    date: dt.date
+    inputs: str
+    version: int | None
+
+
+def sequences_of(job: Job, date: dt.date) -> SequencesOfDate:
+    """The sequences of a date, as the events are now; where there are no events, as they stand.
 
     Raises:
         DateError: there are neither events nor sequences of the date.
     """
+    uri = job.uri(SEQUENCES)
+    seen = delta_tables.version(job.spark, uri) if delta_tables.exists(job.spark, uri) else None
+    found = set() if seen is None else table_log.inputs_at(uri, seen, date)
     if delta_tables.exists(job.spark, job.uri("events")):
-        return as_of_tables.inputs_of(job, pinned_inputs.pin_events(job), SEQUENCES, date)
-    uri = job.existing(SEQUENCES)
-    found = [i for i in table_log.inputs_at(uri, delta_tables.version(job.spark, uri), date) if i]
-    if len(found) != 1:
+        inputs = as_of_tables.inputs_of(job, pinned_inputs.pin_events(job), SEQUENCES, date)
+        return SequencesOfDate(date, inputs, seen if found == {inputs} else None)
+    job.existing(SEQUENCES)
+    known = [one for one in found if one]
+    if len(known) != 1:
         raise DateError(
             f"there are no sequences as of {date}, and no events to build them from: run ingest_events first"
         )
-    return found[0]
+    return SequencesOfDate(date, known[0], seen)
 
 
-def members(job: Job, date: dt.date, inputs: str, record: Run) -> tuple[Members, str]:
-    """The members known at a date: their sequences where those of these inputs stand, else built for scoring.
+def members(job: Job, sequences: SequencesOfDate, record: Run) -> tuple[Members, str]:
+    """The members known at a date: their sequences where they stand, else built for scoring.
 
-    Their fingerprint comes with them: it is another than `inputs` where events have come in meanwhile.
+    Their fingerprint comes with them: it is another than `sequences.inputs` where events have come in meanwhile.
     """
-    settings, uri = job.settings, job.uri(SEQUENCES)
-    if delta_tables.exists(job.spark, uri):
-        seen = delta_tables.version(job.spark, uri)
-        if table_log.inputs_at(uri, seen, date) == {inputs}:
-            record.versions = {SEQUENCES: seen}
-            files = [f for f in table_log.active_files(uri, seen) if f.date == date]
-            at_once = job.spark.sparkContext.defaultParallelism
-            return Members.stored(files, date, settings.contract, settings.scoring.rows_per_range, at_once), inputs
+    settings, uri, date = job.settings, job.uri(SEQUENCES), sequences.date
+    at_once = job.spark.sparkContext.defaultParallelism
+    if sequences.version is not None:
+        record.versions = {SEQUENCES: sequences.version}
+        files = [f for f in table_log.active_files(uri, sequences.version) if f.date == date]
+        stored = Members.stored(files, date, settings.contract, settings.scoring.rows_per_range, at_once)
+        return stored, sequences.inputs
     pinned = pinned_inputs.update_user_days(job)  # the events may be newer than a moment ago
     as_of_tables.check(job, pinned, SEQUENCES, date)
     record.versions, inputs = dict(pinned.versions), as_of_tables.inputs_of(job, pinned, SEQUENCES, date)
     work = as_of_tables.reading(job, pinned, [Output(SEQUENCES, uri, date, inputs)])
-    ranges = range_tasks.ranges_of_users(
-        work, settings.sequence.rows_per_range, job.spark.sparkContext.defaultParallelism
-    )
-    return Members.built(work, ranges), inputs
+    return Members.built(work, range_tasks.ranges_of_users(work, settings.sequence.rows_per_range, at_once)), inputs
 
 
 _WORDS = ("current_tier", "next_tier", "gap_measure")

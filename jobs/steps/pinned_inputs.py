@@ -70,17 +70,17 @@ def in_order(job: Job) -> bool:
 
 
 def snapshots_uri(job: Job) -> str:
-    """Where the snapshots of these settings lie; those of others have places of their own."""
+    """Where the snapshots of these settings lie; other settings have other folders."""
     return f"{job.uri(SNAPSHOTS)}/{snapshots.identity(job.settings.sequences)}"
 
 
 def snapshot_inputs(pinned: Pinned) -> str:
-    """What the rows of a snapshot carry: the versions that they were made from, so that what is new can be told."""
+    """The table versions that a snapshot was made from; its rows carry them to tell what is new."""
     return f"{pinned.versions['events']}.{pinned.versions['user_days']}"
 
 
 def standing_snapshot(job: Job, pinned: Pinned) -> Snapshot | None:
-    """The snapshot that stands, with what has come since; None where there is none that holds.
+    """The snapshot that stands, with the files added since; None where there is none or it does not apply.
 
     What had arrived by a date cannot be told from it, so there is none with `known_by: ingested_at`.
     """

@@ -1,4 +1,4 @@
-"""What a bundle looks at on an as-of date, by a sample of its members: for averages, and for the report."""
+"""What a bundle looks at on an as-of date, found on a sample of members: for averages, and for the report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from features.building.pass_plan import SEQUENCES
-from features.storage import delta_tables, table_log
-from jobs.steps.members import inputs_of_members
+from features.storage import delta_tables
+from jobs.steps.members import sequences_of
 from training.bundles.manifest import Manifest
 from training.inputs.column_names import OUTCOME_RANK, required_columns
 from training.reasons.importance import Overall
@@ -37,10 +37,8 @@ def reasons_of_sample(job: Job, manifest: Manifest, rows: pa.Table) -> Overall:
 def reasons_with_losses(job: Job, manifest: Manifest, date: dt.date) -> Overall | None:
     """What the network looks at for members whose outcome is known; None where sequences are missing or stale."""
     uri, of_date = job.uri(SEQUENCES), delta_tables.date_is("as_of_date", date)
-    if not delta_tables.exists(job.spark, uri):
-        return None
-    seen = delta_tables.version(job.spark, uri)
-    if table_log.inputs_at(uri, seen, date) != {inputs_of_members(job, date)}:
+    seen = sequences_of(job, date).version
+    if seen is None:
         return None
     outcomes = delta_tables.read(job.spark, job.uri("outcomes")).where(of_date).select("user_id", OUTCOME_RANK)
     known = delta_tables.read(job.spark, uri, seen).where(of_date).join(outcomes, "user_id")

@@ -1,4 +1,4 @@
-"""What the jobs put under reports/: one page per as-of date, with or without outcomes."""
+"""Pages under reports/: one per as-of date, with or without outcomes."""
 
 from __future__ import annotations
 

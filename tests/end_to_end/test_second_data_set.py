@@ -22,8 +22,8 @@ from features.storage import delta_tables
 from jobs import build_sequences, cross_validate, evaluate_model, explain_scores, score_users
 from jobs.running.job import Job, Run
 from jobs.running.settings import Settings
-from jobs.steps.members import inputs_of_members, members
-from jobs.steps.scores import score
+from jobs.steps.members import members, sequences_of
+from jobs.steps.scores import Scoring, score
 from tests.data import programme
 from training.bundles.bundle_folder import read_manifest
 from training.judging.drift import PREDICTED_TIER, feature_names
@@ -117,11 +117,11 @@ def test_members_are_scored_the_same_from_sequences_or_from_events(spark: SparkS
     found = table(done, "scores").filter(of_date)
     build_sequences.run(job)
     record = Run("score_users", date)
-    known, _ = members(job, date, inputs_of_members(job, date), record)
+    known, _ = members(job, sequences_of(job, date), record)
     assert known.count == table(done, "sequences").filter(of_date).num_rows == found.num_rows > 0
     assert set(record.versions) == {"sequences"}
     manifest = read_manifest(done.storage.models, "latest")
-    again = score(spark, known, manifest, done.storage.models, done.scoring).toArrow()
+    again = score(spark, Scoring(known, manifest, done.storage.models, done.scoring)).toArrow()
     columns = [c for c in again.column_names if c != "as_of_date"]
     assert again.select(columns).sort_by("user_id").to_pylist() == found.select(columns).sort_by("user_id").to_pylist()
 

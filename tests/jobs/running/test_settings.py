@@ -50,6 +50,15 @@ def test_base_of_these_tests_is_valid(tmp_path: Path) -> None:
     assert loaded(tmp_path).tiers.rule().thresholds == {"spend": (50_000_000,)}
 
 
+def test_what_follows_from_settings_is_computed_once_and_anew_in_a_changed_copy(tmp_path: Path) -> None:
+    found = loaded(tmp_path)
+    assert found.contract is found.contract
+    changed = found.model_copy(update={"sequence": found.sequence.model_copy(update={"length": 3})})
+    assert changed.contract.length == 3 != found.contract.length
+    assert changed.contract.id != found.contract.id
+    assert changed.hash != found.hash
+
+
 def test_later_files_win_and_mappings_are_merged_key_by_key(tmp_path: Path) -> None:
     first = write(tmp_path, "first.yaml", merged(BASE, {"spark": {"options": {"a": 1, "b": 1}}}))
     second = write(tmp_path, "second.yaml", {"spark": {"options": {"b": 2}}, "features": {"windows_days": [3]}})

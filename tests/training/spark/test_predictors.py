@@ -23,7 +23,7 @@ from features.storage.file_writer import write_file
 from features.storage.table_log import TableFile
 from features.storage.user_ranges import UserRange, user_ranges
 from jobs.steps.members import Members
-from jobs.steps.scores import score, write_scores
+from jobs.steps.scores import Scoring, score, write_scores
 from tests.data.bundles import ROWS, saved_bundle
 from tests.data.training_examples import CONTRACT, SCORING, SMALL, TARGETS, encoding_of, manifest_of
 from training.bundles import bundle_folder
@@ -81,7 +81,7 @@ def _members(rows: pa.Table, ranges: int) -> Members:
 
 @pytest.fixture(scope="module")
 def scores(spark: SparkSession, models: str, manifest: Manifest) -> DataFrame:
-    return score(spark, _members(SEQUENCES, 2), manifest, models, SCORING).cache()
+    return score(spark, Scoring(_members(SEQUENCES, 2), manifest, models, SCORING)).cache()
 
 
 def test_half_precision_changes_probabilities_little(models: str, manifest: Manifest) -> None:
@@ -122,7 +122,7 @@ def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, m
     mended = dataclasses.replace(manifest, calibration=Calibration((0.5, 1.0, 2.0), ((0.3, 0.0, -0.1),) * 3))
     raw = predictor_of_worker(models, manifest.version, SCORING)(SEQUENCES)
     current = SEQUENCES["current_tier_rank"].to_numpy().astype(np.int64)
-    rows = score(spark, _members(SEQUENCES, 3), mended, models, SCORING).toArrow().sort_by("user_id")
+    rows = score(spark, Scoring(_members(SEQUENCES, 3), mended, models, SCORING)).toArrow().sort_by("user_id")
     found = np.stack([rows[f"p_{tier}"].to_numpy() for tier in TIERS], axis=1)
     order = np.argsort(SEQUENCES["user_id"].to_pylist())
     np.testing.assert_allclose(found, mended.calibration(raw, current)[order], atol=1e-6)
@@ -137,8 +137,8 @@ def test_further_outputs_enter_the_scores(spark: SparkSession, models: str, tmp_
     network.save(tmp_path / "made.keras")
     own = bundle_folder.write_bundle(models, own, {MODEL_FILE: (tmp_path / "made.keras").read_bytes()})
     asked = SCORING.model_copy(update={"outputs": ("inactive", "value", "tier_30d")})
-    rows = score(spark, _members(SEQUENCES, 2), own, models, asked).toArrow().sort_by("user_id")
-    plain = score(spark, _members(SEQUENCES, 2), own, models, SCORING).toArrow().sort_by("user_id")
+    rows = score(spark, Scoring(_members(SEQUENCES, 2), own, models, asked)).toArrow().sort_by("user_id")
+    plain = score(spark, Scoring(_members(SEQUENCES, 2), own, models, SCORING)).toArrow().sort_by("user_id")
     assert rows.select(plain.column_names).equals(plain)
     wanted = keras.saving.load_model(tmp_path / "made.keras")(to_tensors(SEQUENCES, CONTRACT, own.encoding, 24))
     np.testing.assert_allclose(rows["p_inactive"], np.array(wanted["inactive"])[:, 0], atol=1e-6)
@@ -180,7 +180,7 @@ def test_the_arrangement_changes_no_score(
     first = scores.toArrow().sort_by("user_id")
     shuffled = SEQUENCES.take(np.random.default_rng(1).permutation(SEQUENCES.num_rows))
     for ranges in (1, 8):
-        again = score(spark, _members(shuffled, ranges), manifest, models, SCORING)
+        again = score(spark, Scoring(_members(shuffled, ranges), manifest, models, SCORING))
         assert again.toArrow().sort_by("user_id").equals(first)
 
 
@@ -199,7 +199,7 @@ def test_stored_rows_score_as_they_did_before_they_were_written(
         files.append(TableFile(place, DATE, part.num_rows, ids[0].as_py(), ids[-1].as_py()))
     members = Members.stored(files, DATE, CONTRACT, 40, 1)
     assert (members.count, len(members.ranges)) == (130, 4)
-    found = score(spark, members, manifest, models, SCORING)
+    found = score(spark, Scoring(members, manifest, models, SCORING))
     columns = [c for c in found.columns if c != "as_of_date"]
     assert found.select(columns).toArrow().sort_by("user_id").equals(
         scores.select(columns).toArrow().sort_by("user_id")
@@ -211,13 +211,15 @@ def test_stored_rows_score_as_they_did_before_they_were_written(
     }
     profile = Profile.of(values, len(TIERS), 7)
     watched = dataclasses.replace(manifest, profile=profile)
-    written, counted = write_scores(spark, members, watched, models, SCORING, f"{tmp_path}/scores", stamp, 1000)
+    written, counted = write_scores(
+        spark, Scoring(members, watched, models, SCORING), f"{tmp_path}/scores", stamp, 1000
+    )
     assert sum(f.rows for f in written) == 130
     assert counted is not None
     assert counted.rows == profile.training.rows
     for name, totals in profile.training.totals.items():
         np.testing.assert_allclose(counted.totals[name], totals)
-    assert write_scores(spark, members, manifest, models, SCORING, f"{tmp_path}/other", stamp, 1000)[1] is None
+    assert write_scores(spark, Scoring(members, manifest, models, SCORING), f"{tmp_path}/other", stamp, 1000)[1] is None
     rows = pa.concat_tables([pq.ParquetFile(f"{f.table}/{f.path}").read() for f in written]).sort_by("user_id")
     assert (
         rows.select(columns)
