@@ -91,7 +91,7 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
         record.status = "unchanged"
         return
     files = batch_files.write(settled, events_uri, new_days, rows_per_file)
-    record.versions["events"] = commits.commit_files(events_uri, spec.table, record.id, seen, [], files, alone=True)
+    record.versions["events"] = commits.append_files(events_uri, spec.table, record.id, seen, files)
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
