@@ -7,6 +7,7 @@ import sys
 from features.building import snapshots
 from features.kernel.aggregates import aggregate_columns
 from features.storage import schemas
+from features.storage.tables_page import tables_page
 from jobs.running.settings import Settings
 from jobs.running.settings_files import load
 
@@ -14,7 +15,7 @@ from jobs.running.settings_files import load
 def page(settings: Settings) -> str:
     """The tables of these settings as a Markdown page."""
     attributes = {name: a.type for name, a in settings.source.attributes.items()}
-    return schemas.document(
+    return tables_page(
         [
             schemas.events(attributes),
             schemas.EVENTS_REJECTED,

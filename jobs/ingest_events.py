@@ -64,7 +64,7 @@ def _ingest(job: Job, record: Run, since: dt.date | None, until: dt.date | None)
         record.status = "unchanged"
         return
     files = batch.write_events(uri, job.settings.sequence.rows_per_range)
-    record.versions["events"] = commits.commit_files(uri, spec.table, record.id, seen, [], files, alone=True)
+    record.versions["events"] = commits.append_files(uri, spec.table, record.id, seen, files)
 
 
 def _open_tables(job: Job, key: bytes) -> tuple[str, int, int]:

@@ -1,1 +1,1 @@
-"""Passes over the files that answer many as-of dates: kernel and storage joined into tasks."""
+"""Tasks that build rows of many as-of dates in one reading of the files: kernel and storage joined."""

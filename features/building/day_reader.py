@@ -1,4 +1,4 @@
-"""Reads the rollup's days of a range of users, for one date or carried on from a snapshot."""
+"""Readers of the rollup's days of a range of users: all of them, or those since a snapshot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.building.pass_plan import SNAPSHOTS, Pass
-from features.building.snapshots import Snapshot, Standing
+from features.building.snapshots import Snapshot, SnapshotReader
 from features.kernel.carried_figures import Carried, leaving_days
 from features.kernel.day_histories import DayHistory, UserDays, in_steps
 from features.kernel.user_ids import distinct_ids
@@ -22,14 +22,14 @@ from features.storage.user_ranges import UserRange
 
 
 class DayReader:
-    """Rollup days of a range of users, all of them; with `known_by` ingested_at cut anew for each date."""
+    """All rollup days of a range of users. With `known_by: ingested_at`, each date sees only what had arrived."""
 
     def __init__(self, work: Pass, users: UserRange) -> None:
         self._spec, self._by_arrival = work.sequences.aggregates, work.sequences.contract.known_by == "ingested_at"
         columns = _day_columns(work, self._by_arrival)
         self._runs = _day_runs([f for f in work.days if f.date < work.last_day], users, columns, work)
         self.all = DayHistory.from_runs(self._runs)
-        self._runs = self._runs if self._by_arrival else []  # their memory is of use to what comes next
+        self._runs = self._runs if self._by_arrival else []  # free their memory
 
     def totals(self, as_of: dt.date) -> Totals:
         """The figures of the members known at a date."""
@@ -48,9 +48,9 @@ class DayReader:
 
 
 class CarriedDays:
-    """The same from the figures of a snapshot and the days that have come and gone since."""
+    """The same answers from the figures of a snapshot, and the days that have come and gone since."""
 
-    def __init__(self, work: Pass, snapshot: Snapshot, users: UserRange, standing: Standing) -> None:
+    def __init__(self, work: Pass, snapshot: Snapshot, users: UserRange, stored: SnapshotReader) -> None:
         spec, columns = work.sequences.aggregates, _day_columns(work, False)
         added = _day_runs([f for f in snapshot.new_days if f.date < work.last_day], users, columns, work)
         last = max(work.dates, default=snapshot.as_of)
@@ -64,9 +64,9 @@ class CarriedDays:
         if not everyone:
             runs = [run.filter(pc.is_in(run["user_id"], of_late)) for run in runs]
         if everyone or len(of_late):
-            runs = [standing.days(None if everyone else of_late), *runs]
+            runs = [stored.days(None if everyone else of_late), *runs]
         self._late = DayHistory.from_runs(runs)
-        self._carried = Carried(standing.totals, self.all, DayHistory.from_runs(leaving), self._late, spec)
+        self._carried = Carried(stored.totals, self.all, DayHistory.from_runs(leaving), self._late, spec)
 
     def totals(self, as_of: dt.date) -> Totals:
         """The figures of the members known at a date."""
@@ -77,12 +77,12 @@ class CarriedDays:
         return self.totals(as_of).users
 
     def before(self, as_of: dt.date) -> UserDays:
-        """All days before a date, where the pass writes a snapshot; else those of members with late ones alone."""
+        """All days before a date if the pass writes a snapshot; else only those of members with late days."""
         return self._late.before(as_of)
 
 
 def _day_columns(work: Pass, by_arrival: bool) -> list[str]:
-    """Columns to read; the day itself is the partition: it stands in the file's place, and need not stand in it."""
+    """Columns to read; the day is left out, because it is the partition, which the file's path gives."""
     spec = work.sequences.aggregates
     left_out = {"day"}
     if not by_arrival:
@@ -93,7 +93,7 @@ def _day_columns(work: Pass, by_arrival: bool) -> list[str]:
 
 
 def _day_runs(files: Sequence[TableFile], users: UserRange, columns: list[str], work: Pass) -> list[pa.Table]:
-    """The days of files, a run each; one without rows where there are none."""
+    """The days of each file as a run; one run without rows where there are no files."""
     read = [f for f in files if users.overlaps(f.first, f.last)]
     runs = [_with_day(read_range(f, users, columns), f.date) for f in read]
     return runs or [empty_rows(schemas.user_days(work.sequences.aggregates.event_types)).select([*columns, "day"])]

@@ -1,4 +1,4 @@
-"""What one pass over the files is to write: its outputs and what they depend on."""
+"""The plan of one pass over the files: what it writes and what it reads."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One reading of the files, for all outputs.
+    """One reading of the files, which builds all outputs.
 
     Attributes:
-        events: active files of `events`, by date; not read where only outcomes are wanted.
+        events: active files of `events`, by date; not read if all outputs are outcomes.
         days: active files of `user_days`, by date.
-        sorted_events: whether each file of `events` is promised to be in the total order.
+        sorted_events: whether each file of `events` is in the total order, by the table's promise.
         outputs: what to write.
         sequences: contract, windows, tier rule.
-        horizon_days: of the outcomes.
-        snapshot: read in place of all files that it knows; its date lies before no output's.
+        horizon_days: days of the outcome window.
+        snapshot: read in place of all files that it knows; no output's date lies before its date.
+        targets: further outcomes, see `features.core.contract.TARGET`.
     """
 
     events: Sequence[TableFile]
@@ -55,7 +56,7 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        """How many rows of the larger input the users have that the pass holds at once."""
+        """Rows of the larger of the two inputs, which tasks hold by ranges of users."""
         if self.snapshot is None:
             return max(sum(f.rows for f in files) for files in (self.events_needed, self.days))
         new = max(sum(f.rows for f in files) for files in (self.snapshot.new_events, self.snapshot.new_days))
@@ -69,7 +70,7 @@ class Pass:
 
     @property
     def last_day(self) -> dt.date:
-        """The day after the last day that an output depends on."""
+        """The day after the last day that an output depends on; no day if there is no output."""
         horizon = dt.timedelta(days=self.horizon_days)
         return max((o.as_of + horizon if o.kind == OUTCOMES else o.as_of for o in self.outputs), default=dt.date.min)
 

@@ -1,6 +1,6 @@
-"""What a task reads for a range of users: their events and rollup days, or a snapshot and what has come in since.
+"""Readers of what a task needs of a range of users: their events and rollup days, or a snapshot and what came since.
 
-Every table is read once for all as-of dates of a pass.
+Each table is read once for all as-of dates of a pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from features.building.day_reader import CarriedDays, DayReader
 from features.building.pass_plan import Pass
-from features.building.snapshots import Standing
+from features.building.snapshots import SnapshotReader
 from features.core.arrays import Ints
 from features.kernel.event_histories import UserEvents, cut_run
 from features.kernel.run_columns import midnight
@@ -28,7 +28,7 @@ from features.storage.user_ranges import UserRange
 
 
 class RangeReader:
-    """What is known of the users of a range at each as-of date of a pass."""
+    """Reads days and events of a range of users, for all as-of dates of a pass."""
 
     def __init__(self, work: Pass, users: UserRange) -> None:
         """Read the days, and the events where an output holds any.
@@ -36,30 +36,30 @@ class RangeReader:
         Raises:
             StorageError: a file is missing or damaged.
         """
-        standing = None
+        stored = None
         self.days: DayReader | CarriedDays
         if work.snapshot is None:
             self.days = DayReader(work, users)
         else:
-            standing = Standing(work.snapshot, users, work.sequences)
-            self.days = CarriedDays(work, work.snapshot, users, standing)
-        self._events = EventReader(work, users, standing) if work.dates else None
+            stored = SnapshotReader(work.snapshot, users, work.sequences)
+            self.days = CarriedDays(work, work.snapshot, users, stored)
+        self._events = EventReader(work, users, stored) if work.dates else None
 
     @property
     def events(self) -> EventReader:
-        """Of a pass with an output that holds events."""
+        """The events; only for a pass with an output that holds some."""
         assert self._events is not None
         return self._events
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """Events of one date, or of a snapshot.
+class EventRun:
+    """Events of one file, or of a snapshot.
 
     Attributes:
         rows: the events.
         ids: reads their event ids, which are rarely needed.
-        date: of all of them; of a snapshot the least.
+        date: UTC date of all of them; the smallest date for a snapshot, so that it comes first.
     """
 
     rows: pa.Table
@@ -68,46 +68,46 @@ class Run:
 
 
 class EventReader:
-    """Events of a range of users: read once, and with `known_by` ingested_at cut anew for each date."""
+    """Events of a range of users. With `known_by: ingested_at`, each date sees only what had arrived."""
 
-    def __init__(self, work: Pass, users: UserRange, standing: Standing | None = None) -> None:
+    def __init__(self, work: Pass, users: UserRange, stored: SnapshotReader | None = None) -> None:
         self._work, self._users, self._contract = work, users, work.sequences.contract
         self._by_arrival = self._contract.known_by == "ingested_at"
-        self.runs = self._of_files(work.events_needed) if standing is None else []
+        self.runs = self._of_files(work.events_needed) if stored is None else []
         self.rows = sum(run.rows.num_rows for run in self.runs)
-        if standing is not None:
-            self._merged: UserEvents | None = self._since(standing)
+        if stored is not None:
+            self._merged: UserEvents | None = self._since(stored)
         else:
             self._merged = None if self._by_arrival else self._merge(self.runs)
-        self.runs = self.runs if self._by_arrival else []  # their memory is of use to what comes next
+        self.runs = self.runs if self._by_arrival else []  # free their memory
 
     def known(self, as_of: dt.date) -> UserEvents:
-        """Events that were known at a date, and perhaps later ones that a cut at the date leaves out."""
+        """Events that were known at a date; there may be later ones, which `UserEvents.last` leaves out."""
         return self._merged or self._merge([self._arrived(run, as_of) for run in self.runs])
 
-    def _of_files(self, files: Sequence[TableFile], only: pa.Array | None = None) -> list[Run]:
+    def _of_files(self, files: Sequence[TableFile], only: pa.Array | None = None) -> list[EventRun]:
         return [self._run(f, only) for f in files if self._users.overlaps(f.first, f.last)]
 
-    def _run(self, file: TableFile, only: pa.Array | None) -> Run:
-        """The events of a file, of all users of the range or `only` of some."""
+    def _run(self, file: TableFile, only: pa.Array | None) -> EventRun:
+        """The events of a file, of all users of the range or of those in `only`."""
         rows = self._read(file, self._columns, only)
-        return Run(
+        return EventRun(
             rows, lambda: self._read(file, ["user_id", "event_id"], only)["event_id"].combine_chunks(), file.date
         )
 
     def _read(self, file: TableFile, columns: list[str], only: pa.Array | None) -> pa.Table:
         rows = read_range(file, self._users, columns, ["user_id", *self._contract.categorical])
         rows = rows if only is None else rows.filter(belonging(rows["user_id"], only))
-        # What arrived later is left out before the cut, so with ingested_at the cut must wait for the date.
+        # With ingested_at the cut waits for the date: later arrivals must be left out first.
         return rows if self._by_arrival or not self._work.sorted_events else cut_run(rows, self._contract.length)
 
-    def _since(self, standing: Standing) -> UserEvents:
-        """The events of a snapshot, but of the users of what has come since those of both, merged.
+    def _since(self, stored: SnapshotReader) -> UserEvents:
+        """The events of a snapshot, merged with those that came since.
 
-        Of a member with late events, the days that they lie in are read anew, all events: ids tell the order of one
-        instant, and a snapshot has none.
+        The days of late events are read again whole, for the members who have such: events of one instant are ordered
+        by their ids, which a snapshot does not keep.
         """
-        snapshot, needed, known = self._work.snapshot, self._work.events_needed, standing.events()
+        snapshot, needed, known = self._work.snapshot, self._work.events_needed, stored.events()
         assert snapshot is not None
         new, dates = set(snapshot.new_events), snapshot.late_dates
         runs = self._of_files([f for f in needed if f in new])
@@ -119,19 +119,18 @@ class EventReader:
             return known
         before = known.run_of(touched)
         left_out = _of_users_and_dates(before, late, dates) if len(late) else None
-        first = Run(before, lambda: pa.nulls(before.num_rows, pa.string()))
+        first = EventRun(before, lambda: pa.nulls(before.num_rows, pa.string()))
         return known.replaced(self._merge([first, *sorted(runs, key=lambda run: run.date)], left_out))
 
-    def _merge(self, runs: list[Run], left_out: Ints | None = None) -> UserEvents:
+    def _merge(self, runs: list[EventRun], left_out: Ints | None = None) -> UserEvents:
         attributes = [c for c in self._channels if c not in ("amount", "event_type")]
-        tables_ = [run.rows for run in runs]
-        tables_ = tables_ or [
+        tables = [run.rows for run in runs] or [
             empty_rows(schemas.events(dict.fromkeys(attributes, "categorical"))).select(self._columns)
         ]
         ids = (lambda k: runs[k].ids()) if self._work.sorted_events else None
-        return UserEvents.from_runs(tables_, self._contract.numeric, self._contract.categorical, ids, left_out)
+        return UserEvents.from_runs(tables, self._contract.numeric, self._contract.categorical, ids, left_out)
 
-    def _arrived(self, run: Run, as_of: dt.date) -> Run:
+    def _arrived(self, run: EventRun, as_of: dt.date) -> EventRun:
         early = pc.less(run.rows["ingested_at"], pa.scalar(midnight(as_of), pa.timestamp("us", "UTC")))
 
         def chosen(rows: pa.Table) -> pa.Table:
@@ -143,7 +142,7 @@ class EventReader:
                 "event_id"
             ].combine_chunks()
 
-        return Run(chosen(run.rows), ids, run.date)
+        return EventRun(chosen(run.rows), ids, run.date)
 
     @property
     def _channels(self) -> tuple[str, ...]:

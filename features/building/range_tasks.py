@@ -1,8 +1,8 @@
-"""The Spark shell around the pure kernels: one pass over the files of a range of users answers many as-of dates.
+"""Spark tasks that build sequences, outcomes and snapshots of many as-of dates.
 
 A task takes a range of users, reads their rows from the active files of `events` and `user_days`, and writes one file
-per output and date. Nothing crosses a shuffle, no row becomes a JVM object, and what a task holds follows from
-`sequence.rows_per_range`, not from the data.
+per output. There is no shuffle and no row becomes a JVM object. A task's memory depends on `sequence.rows_per_range`,
+not on the size of the data.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PARTITION = "as_of_date"
 
 
 def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, list[AddedFile]]:
-    """Write the files of every output, uncommitted, and say which they are.
+    """Write the files of every output and return them, uncommitted.
 
     Raises:
-        pyspark.errors.PythonException: a file is missing or damaged, or the rollup is not of the events.
+        pyspark.errors.PythonException: a file is missing or damaged, or the rollup does not fit the events.
     """
     ranges = ranges_of_users(work, rows_per_range, spark.sparkContext.defaultParallelism)
     found: dict[Output, list[AddedFile]] = {output: [] for output in work.outputs}
@@ -44,7 +44,7 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
 
 
 def ranges_of_users(work: Pass, rows_per_range: int, tasks_at_once: int) -> list[UserRange]:
-    """The ranges of users that tasks take one by one."""
+    """The ranges of users, one for each task."""
     return user_ranges.user_ranges(user_ranges.ranges_needed(work.rows, rows_per_range, tasks_at_once))
 
 
@@ -60,7 +60,7 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
 
 
 def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:
-    """The rows of each output, but for `inputs_id`, of the users of a range."""
+    """The rows of each output for the users of a range, without `inputs_id`."""
     reader, spec = RangeReader(work, users), work.sequences
     for output in work.outputs:
         as_of, days = output.as_of, reader.days
@@ -87,7 +87,7 @@ def table_of(kind: str, spec: SequenceSpec, targets: Sequence[str] = ()) -> sche
 
 
 def check_known(days: Sequence[TableFile], as_of: dt.date) -> None:
-    """Raise DateError unless some event lies before `as_of`."""
+    """Raise DateError unless an event lies before `as_of`."""
     first = min((f.date for f in days if f.rows), default=None)
     if first is None:
         raise DateError("there are no events yet: run ingest_events first")

@@ -1,4 +1,4 @@
-"""From events to `user_days`, the rollup that every window is added up from: a pure kernel, and its Spark shell."""
+"""The rollup `user_days`, one row per member and day, which all windows are summed from: its rows, and the Spark tasks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Update:
     """What the rollup lacks.
 
     Attributes:
-        files: files of `events` to be added up.
-        replaced: days of which nothing else stays; None: of no day anything does.
+        files: files of `events` to roll up.
+        replaced: days to rebuild whole; None: all of them.
     """
 
     files: Sequence[TableFile]
@@ -39,10 +39,10 @@ class Update:
 
 
 def pending(events_uri: str, now: Sequence[TableFile], built_from: int | None) -> Update:
-    """What has come to `events` since the version that the rollup was built from; `now` are its active files.
+    """What the rollup lacks of `events`, whose active files are `now`; `built_from` is the version it was built from.
 
-    The active files of the two versions are compared: no event is read. Files that came to a day are added up by
-    themselves; a day from which a file is gone is added up anew.
+    Only the active files of the two versions are compared. Rows of a new file are added to its day; a day that has lost
+    a file is rebuilt whole.
     """
     if built_from is None:
         return Update(now, None)
@@ -55,12 +55,12 @@ def pending(events_uri: str, now: Sequence[TableFile], built_from: int | None) -
 
 
 def day_rows(events: pa.Table, spec: AggregateSpec) -> pa.Table:
-    """Rows of `user_days`, but for the day itself, from the events of one day; sums are exact decimals.
+    """Rows of `user_days` from the events of one day, without the column `day`; sums are exact decimals.
 
     Args:
         events: `user_id`, `event_time`, `event_type`, `amount`, `ingested_at`, and `points` (decimals, null counts as
-            0) where the rule has them; in any order.
-        spec: event types, and which one is a purchase.
+            0) if the rule has them; in any order.
+        spec: event types, and which of them is a purchase.
 
     Raises:
         pyarrow.ArrowInvalid: a sum does not fit its column.
@@ -113,7 +113,7 @@ def _as_table(sums: pa.Table, spec: AggregateSpec) -> pa.Table:
 def build(
     spark: SparkSession, files: Sequence[TableFile], events_uri: str, uri: str, spec: AggregateSpec, rows_per_range: int
 ) -> list[AddedFile]:
-    """Write the rollup of `files` of events, uncommitted, and say which files it is.
+    """Write the rollup of `files` of events and return its files, uncommitted.
 
     Args:
         spark: the session.
@@ -124,7 +124,7 @@ def build(
         rows_per_range: events that a task holds at once, about.
 
     Raises:
-        pyspark.errors.PySparkException: a file is missing or damaged, or the points fail on a value.
+        pyspark.errors.PySparkException: a file is missing or damaged, or the points' expression fails on a value.
     """
     days: dict[dt.date, list[TableFile]] = {}
     for file in files:
@@ -145,7 +145,7 @@ def build(
     return workers.found(spark, len(portions), work, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
 
 
-_TASKS_PER_CORE = 4  # a day is little work; these let a slow task be made up for
+_TASKS_PER_CORE = 4  # several, so that a slow task does not hold up the job
 
 
 def _read(files: Sequence[TableFile], users: UserRange) -> pa.Table:
@@ -155,9 +155,9 @@ def _read(files: Sequence[TableFile], users: UserRange) -> pa.Table:
 
 
 def pointed(events: DataFrame, spec: AggregateSpec) -> DataFrame:
-    """What `day_rows` takes, with the points of each event: an SQL expression, which only Spark can evaluate.
+    """The events for `day_rows`, with each event's points: an SQL expression, which only Spark can evaluate.
 
-    Points that are NaN become null; points too large for a decimal fail the query rather than vanish.
+    Points that are NaN become null; points too large for a decimal fail the query.
     """
     points = f.expr(str(spec.rule.points)).cast(schemas.MONEY)
     return events.select(*_READ, points.alias(POINTS), f.col("event_date").alias(_DAY))

@@ -1,10 +1,9 @@
-"""Snapshots: each member's last events and exact figures at a date, from which later as-of dates are carried on.
+"""Snapshots: each member's last events and exact figures at a date, from which later dates are built.
 
-A row holds what the kernels need of all that lies before its date: the last L events with their exact times, the
-figures of `features.kernel.window_figures`, and the member's days with a few columns that a late day can
-change more than it adds to.
-With a snapshot, a later date reads the rows once, the files of the days since, those of the days that leave a window,
-and what came late; not the history. Pure functions over Arrow tables, and the files that a snapshot knows.
+A row holds all that later dates need of the time before: the last L events with their exact times, the figures of
+`features.kernel.window_figures`, and the member's days, with the columns whose order matters when a day comes late.
+A later date then reads the snapshot, the days since, the days that leave a window, and what came late, in place of the
+whole history.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from features.storage.table_log import TableFile
 from features.storage.user_ranges import UserRange
 
 FORMAT = 1
-"""Raised when the meaning of a column changes without any of the settings changing."""
+"""To be raised when a column's meaning changes and no setting does."""
 
 
 def identity(spec: SequenceSpec) -> str:
-    """Fingerprint of all that a row depends on beside the data: contract, windows, types, rule."""
+    """Fingerprint of what a row depends on beside the data: contract, windows, event types, tier rule."""
     a = spec.aggregates
     return table_log.fingerprint(FORMAT, spec.contract.to_dict(), a.figures, a.purchase_type, a.rule.canonical())
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The files of a snapshot, and those of events and rollup since.
+    """The files of a snapshot, and the files of events and rollup that came since.
 
     Attributes:
-        as_of: what it knows lies before this date.
-        files: its rows.
-        new_events: files of `events` that it does not know: of its date and later, and late ones of earlier dates.
+        as_of: the snapshot holds what lies before this date.
+        files: files of its rows.
+        new_events: files of `events` that it does not hold: of its date and later, and late ones of earlier dates.
         new_days: the same of `user_days`.
-        known_days: files of `user_days` of earlier dates that it knows.
+        known_days: files of `user_days` that it holds.
     """
 
     as_of: dt.date
@@ -65,9 +64,10 @@ class Snapshot:
         events: tuple[Sequence[TableFile], Sequence[TableFile]],
         days: tuple[Sequence[TableFile], Sequence[TableFile]],
     ) -> Snapshot | None:
-        """Compare the active files when it was made with those of now, `(then, now)`; both by date.
+        """Compare active files, `(then, now)` of each table: those the snapshot was made from, and the present ones.
 
-        None where a file of an earlier date is gone: rows may have been taken away, so it no longer holds.
+        None if a file of an earlier date is gone: its rows may have been removed, and the snapshot would still count
+        them.
         """
         new: list[list[TableFile]] = []
         for then, now in (events, days):
@@ -79,17 +79,17 @@ class Snapshot:
 
     @property
     def late_dates(self) -> set[dt.date]:
-        """Earlier dates of which events have come since."""
+        """Dates before the snapshot's for which events have come since."""
         return {f.date for f in self.new_events if f.date < self.as_of}
 
 
 def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: SequenceSpec) -> pa.Table:
-    """Rows of a snapshot for every user of the totals, but for the fingerprint.
+    """Rows of a snapshot for every user of the totals, without the fingerprint.
 
     Args:
-        events: with the contract's channels.
+        events: of the contract's channels.
         totals: figures at the snapshot's date.
-        days: the days before it, at least of the columns of `carried_columns`.
+        days: the days before the date, at least the columns of `carried_columns`.
         spec: contract, windows and tier rule.
 
     Raises:
@@ -113,11 +113,11 @@ def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: Sequ
     )
 
 
-class Standing:
-    """The rows of a snapshot of a range of users."""
+class SnapshotReader:
+    """Reads a snapshot's rows of a range of users."""
 
     def __init__(self, snapshot: Snapshot, users: UserRange, spec: SequenceSpec) -> None:
-        """Read the figures; the rest is read when it is asked for.
+        """Read the figures; events and days are read when they are asked for.
 
         Raises:
             StorageError: a file is missing or damaged.
@@ -125,7 +125,9 @@ class Standing:
         self._snapshot, self._range, self._spec = snapshot, users, spec
         rows = self._read(["user_id", *spec.aggregates.figures])
         ids = rows["user_id"].combine_chunks()
-        rows = rows if ascend(ids) else rows.take(pc.sort_indices(ids))  # whoever arranged the files anew
+        rows = (
+            rows if ascend(ids) else rows.take(pc.sort_indices(ids))
+        )  # files may have been rewritten, in another order
         figures = {name: rows[name].to_numpy() for name in spec.aggregates.figures}
         self.totals = Totals(rows["user_id"].combine_chunks(), snapshot.as_of, figures)
 

@@ -1,1 +1,1 @@
-"""What everything else is built on: the contract, errors, places, dates and forms of numbers."""
+"""Base of all other code: the contract, errors, places, dates and array types."""

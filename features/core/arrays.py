@@ -1,4 +1,4 @@
-"""Types of numpy arrays, named once."""
+"""Names of numpy array types."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Ranks = npt.NDArray[np.int64]
-"""Tiers by their place in the order, 0 the lowest."""
+"""Tier ranks, 0 the lowest."""

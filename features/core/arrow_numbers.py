@@ -1,4 +1,7 @@
-"""Floats between Arrow and numpy: null here is NaN there. Arrow's own ways ask of each value by itself."""
+"""Floats and decimals between Arrow and numpy.
+
+Whole buffers are converted at once: Arrow's own conversions of nulls and decimals take one value at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _KINDS: dict[np.dtype[Any], pa.DataType] = {np.dtype(np.float32): pa.float32(), 
 
 
 def from_arrow(column: pa.Array) -> Array:
-    """[n] floats of a column's own width, NaN where it is null."""
+    """[n] the floats of a column, float32 or float64 as in the column; NaN where null."""
     if not column.null_count:
         return np.asarray(column)
     there, values = column.buffers()
@@ -28,14 +31,14 @@ def from_arrow(column: pa.Array) -> Array:
 
 
 def as_arrow(values: Array) -> pa.Array:
-    """The inverse, of values [n] that lie side by side."""
+    """The inverse of `from_arrow`: floats [n], contiguous, as a column that is null where they are NaN."""
     absent = np.isnan(values)
     there = pa.py_buffer(np.packbits(~absent, bitorder="little")) if absent.any() else None
     return pa.Array.from_buffers(_KINDS[values.dtype], len(values), [there, pa.py_buffer(values)])
 
 
 def decimal_steps(column: pa.Array, scale: int = 6) -> Ints:
-    """Decimals of a scale as int64 steps, 0 where null; raises OverflowError where one does not fit."""
+    """[n] decimals as int64 steps of 10**-scale, 0 where null; raises OverflowError where one does not fit."""
     if column.type.scale != scale:
         column = column.cast(pa.decimal128(38, scale))
     low, high = decimal_words(column)
@@ -46,13 +49,13 @@ def decimal_steps(column: pa.Array, scale: int = 6) -> Ints:
 
 
 def decimal_words(column: pa.Array) -> tuple[Ints, Ints]:
-    """The lower and the higher 64 bits of decimals, as they lie: 128-bit two's complement, little-endian."""
+    """[n] the lower and [n] the higher 64 bits of decimals, which are little-endian two's complement of 128 bits."""
     words = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)[column.offset : column.offset + len(column)]
     return np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
 
 
 def micros_to_decimal(micros: Ints, missing: np.ndarray) -> pa.Array:
-    """Micro-units as decimal(28, 6), exactly, null where `missing`."""
+    """Micro-units [n] as decimal(28, 6), exact; null where `missing`."""
     words = np.stack([micros, np.where(micros < 0, -1, 0)], axis=1)  # little-endian 128-bit two's complement
     buffer = pa.py_buffer(np.ascontiguousarray(words))
     exact = pa.Array.from_buffers(GAP_TYPE, len(micros), [None, buffer])

@@ -1,7 +1,7 @@
 """The contract between the `sequences` table and every model: which arrays and aggregates, how long, which tiers.
 
-It is computed from the settings when sequences are built, stored with each row as `contract_id`, kept whole in each
-bundle, and compared whenever the two meet: what trained is what scores.
+It follows from the settings. Each row of `sequences` carries its id and each bundle holds all of it, so that a model
+never reads rows of another shape than it was trained on.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 AGE = "seq_age"
-"""Array column: whole seconds from each event to the as-of instant, oldest event first, so descending."""
+"""Array column of ages: whole seconds from each event to the as-of instant. The oldest event comes first."""
 
 FORMAT = 1
-"""Raised when the meaning of a column changes without any of the contract's fields changing."""
+"""To be raised when a column's meaning changes and no field of the contract does."""
 
 TARGET = r"^(inactive|tier_[1-9][0-9]{0,4}d)$"
-"""What outcomes may say beside the tier after the horizon: `tier_30d`, the tier after 30 days; `inactive`, that nothing
-happened within the horizon."""
+"""Names of further outcomes: `tier_30d` is the tier after 30 days, `inactive` whether the horizon has no event."""
+
 INACTIVE = "inactive"
 
 VALUE = "value"
-"""What a network may forecast beside tiers and targets: the logarithm of the outcome value."""
+"""Name of a further output of a network: the logarithm of the outcome value."""
 
 
 def tier_days(target: str) -> int | None:
-    """Days after the as-of date for whose tier a target stands; None for one that is no tier."""
+    """Days after the as-of date of a target that is a tier; None for another target."""
     return None if target == INACTIVE else int(re.sub(r"\D", "", target))
 
 
@@ -40,7 +40,7 @@ def outcome_column(target: str) -> str:
 
 
 def score_columns(output: str, tiers: Sequence[str]) -> dict[str, str]:
-    """Columns of `scores`, with their comments, for what a network forecasts beside the tier: `value`, or a target."""
+    """Columns of `scores`, with their comments, for a further output of a network: `value`, or a target."""
     if output == VALUE:
         return {"expected_value": "forecast of the spend in the outcome window, from that of its logarithm"}
     days = tier_days(output)
@@ -59,17 +59,17 @@ def array_column(channel: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """What a model may rely on in a row of `sequences`.
+    """Shape and meaning of a row of `sequences`.
 
     Attributes:
         length: L, the largest number of events in an array.
-        numeric: channels with `array<float>`, null where the event has no value.
-        categorical: channels with `array<string>`, null where the event has no value.
-        aggregates: flat `double` columns, null where undefined (no second purchase: no gap).
+        numeric: channels stored as `array<float>`, null where the event has no value.
+        categorical: channels stored as `array<string>`, null where the event has no value.
+        aggregates: flat `double` columns, null where undefined, such as the gap before a second purchase.
         tiers: tier names, lowest first; a tier's rank is its place here.
         tier_rule: canonical JSON of the rule, thresholds and window.
         horizon_days: days of the outcome window that starts at the as-of date.
-        known_by: `event_time` or `ingested_at`.
+        known_by: `event_time` or `ingested_at`: which of an event's times tells whether it was known at a date.
         format: `FORMAT` at the time of writing.
     """
 
@@ -99,7 +99,10 @@ class Contract:
         return (*self.array_columns, *self.aggregates, "current_tier_rank")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
+        """Form for JSON, the inverse of `from_dict`.
+
+        Written by hand, as workers load this module: pydantic would cost each of them 80 ms.
+        """
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod

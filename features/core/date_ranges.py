@@ -1,21 +1,29 @@
-"""As-of dates as people write them: one date, or a range with a step."""
+"""As-of dates as people write them: one date, or a range of dates with a step."""
 
 from __future__ import annotations
 
 import argparse
-import calendar
 import datetime as dt
+import itertools
 import re
 
+from dateutil.relativedelta import relativedelta
 from pydantic import Field, model_validator
 
 from features.core.strict import Strict
 
 STEP = re.compile(r"^([1-9][0-9]*)(mo|w|d)$")
+"""A step as people write it: 1mo, 2w, 7d."""
+
+_UNITS = {"mo": relativedelta(months=1), "w": relativedelta(weeks=1), "d": relativedelta(days=1)}
 
 
 def dates(text: str) -> list[dt.date]:
-    """One date, or the first of each step of a range FROM..TO (by day) or FROM..TO/1mo, /1w."""
+    """Dates of a command line: DATE alone, FROM..TO for every day, or FROM..TO/STEP with a step such as 1mo.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none of these.
+    """
     span, _, every = text.partition("/")
     first, dots, last = span.partition("..")
     try:
@@ -27,11 +35,11 @@ def dates(text: str) -> list[dt.date]:
 
 
 class DateRange(Strict):
-    """Dates from `from` to `to`, both included, one `every` step."""
+    """Dates from `from` on, one for each step, up to `to`; a date that falls on `to` is among them."""
 
     from_: dt.date = Field(alias="from", description="first as-of date")
     to: dt.date = Field(description="no as-of date after this one")
-    every: str = Field(pattern=STEP.pattern, description="step: 1mo, 2w, 7d")
+    every: str = Field(pattern=STEP.pattern, description="step from one date to the next: 1mo, 2w, 7d")
 
     @model_validator(mode="after")
     def _not_empty(self) -> DateRange:
@@ -41,21 +49,17 @@ class DateRange(Strict):
 
 
 def expand(dates: DateRange) -> tuple[dt.date, ...]:
-    """Every date of a range, ascending. Month steps keep the day of `from`, or take a shorter month's last day."""
-    every, step = [], 0
-    while (date := stepped(dates.from_, dates.every, step)) <= dates.to:
-        every.append(date)
-        step += 1
-    return tuple(every)
+    """Every date of a range, ascending. Month steps count from `from`: a short month does not move later dates."""
+    steps = (stepped(dates.from_, dates.every, times) for times in itertools.count())
+    return tuple(itertools.takewhile(lambda date: date <= dates.to, steps))
 
 
 def stepped(date: dt.date, every: str, times: int) -> dt.date:
-    """The date so many steps (`1mo`, `2w`, `7d`) later, or earlier for less than 0 of them."""
+    """The date that lies `times` steps of `every` later, or earlier where `times` is negative.
+
+    A month step keeps the day of the month, or takes the last day of a shorter month.
+    """
     found = STEP.match(every)
     assert found is not None  # the settings checked it
-    count, unit = int(found[1]) * times, found[2]
-    if unit != "mo":
-        return date + dt.timedelta(days=count * (7 if unit == "w" else 1))
-    years, month = divmod(date.month - 1 + count, 12)
-    year = date.year + years
-    return dt.date(year, month + 1, min(date.day, calendar.monthrange(year, month + 1)[1]))
+    count, unit = found.groups()
+    return date + _UNITS[unit] * (int(count) * times)

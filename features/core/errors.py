@@ -1,8 +1,7 @@
-"""What can go wrong, by who has to mend it.
+"""The project's errors, by who has to act on them.
 
 A `UserError` is a mistake in settings, input or command: jobs print its message without a stack trace and exit with 2.
-Every other `TiercastError` is a failure of a run that was asked for correctly: exit code 1. Messages name the value,
-where it stands and how to mend it.
+Any other `TiercastError` is a failure of a correct run: exit code 1. Messages name the value, its place and the remedy.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from collections.abc import Sequence
 
 
 class TiercastError(Exception):
-    """A failure whose message is meant for the person who started the job."""
+    """A failure; its message is for the person who started the job."""
 
     exit_code = 1
 
 
 class UserError(TiercastError):
-    """A mistake that the user can mend: settings, input data or the command."""
+    """A mistake that the person who started the job can mend: in settings, input data or the command."""
 
     exit_code = 2
 
 
 class SettingsError(UserError):
-    """All mistakes found in the settings, one line each."""
+    """Mistakes in the settings: all that were found, a line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -31,7 +30,7 @@ class SettingsError(UserError):
 
 
 class SourceError(UserError):
-    """A source table, its query or its columns cannot be used."""
+    """A source table, the source's query or its columns cannot be used."""
 
 
 class BackfillError(TiercastError):
@@ -39,19 +38,19 @@ class BackfillError(TiercastError):
 
 
 class QualityGateError(UserError):
-    """The data passed validation but not the quality gates."""
+    """A batch of events did not pass the quality gates."""
 
 
 class DateError(UserError):
-    """An as-of date that the data cannot answer, or dates that would look into the future."""
+    """The data does not reach an as-of date, or a set of dates would let a model see the future."""
 
 
 class PseudonymKeyError(UserError):
-    """The pseudonym key is missing, too short, or not the one that the tables were written with."""
+    """The pseudonym key is missing, too short, or not the key of the tables."""
 
 
 class TableMismatchError(UserError):
-    """The Delta table at a path has another schema than the settings ask for."""
+    """A Delta table has another schema than the settings ask for."""
 
 
 class BundleError(UserError):
@@ -59,11 +58,11 @@ class BundleError(UserError):
 
 
 class TrainingDataError(UserError):
-    """The training rows cannot train a model: too few, one class only, none at a date."""
+    """The rows cannot train a model: too few, one class only, or none at a date."""
 
 
 class ConcurrentWriteError(TiercastError):
-    """Another writer committed the same rows first; nothing of this run was written."""
+    """Another run committed the same rows first; nothing of this run was written."""
 
 
 class StorageError(TiercastError):
@@ -71,8 +70,8 @@ class StorageError(TiercastError):
 
 
 class ReconciliationError(TiercastError):
-    """Row counts that must add up do not: a defect, never the user's mistake."""
+    """Row counts that must add up do not: a defect of the code."""
 
 
 class RankFailedError(TiercastError):
-    """A training rank failed and ended the job."""
+    """A rank failed, which ended the training."""

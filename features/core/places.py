@@ -1,4 +1,7 @@
-"""Bytes and files behind a URI: plain paths, file:, s3a:, hdfs:, abfss:. Writes appear whole or not at all."""
+"""Files by URI or plain path: file:, s3a:, hdfs:, abfss:.
+
+A file that is written appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from pyarrow import fs
 from features.core.errors import StorageError
 
 _PYARROW_SCHEMES = {"s3a": "s3", "s3n": "s3", "wasbs": "abfss"}
-"""Hadoop's scheme names and what pyarrow calls the same storage."""
+"""Hadoop's scheme names to those of pyarrow."""
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
-    """File system and path behind a URI or plain path; raises StorageError if there is no such storage."""
+    """File system and path of a URI or plain path; raises StorageError if there is no such storage."""
     scheme, mark, rest = uri.partition(":")
     if not mark or len(scheme) == 1:
         return fs.LocalFileSystem(), str(Path(uri).absolute())
@@ -37,7 +40,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file behind `uri`."""
+    """Whether there is a file at `uri`."""
     system, path = locate(uri)
     with _named(uri):
         return bool(system.get_file_info(path).type == fs.FileType.File)
@@ -58,7 +61,7 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 @contextmanager
 def opened(uri: str) -> Iterator[pa.NativeFile]:
-    """A file open for reading at any place."""
+    """A file open for reading, at any position."""
     system, path = locate(uri)
     with system.open_input_file(path) as file:
         yield file
@@ -66,7 +69,7 @@ def opened(uri: str) -> Iterator[pa.NativeFile]:
 
 @contextmanager
 def created(uri: str) -> Iterator[pa.NativeFile]:
-    """A new file under a name that nobody else knows yet, so it needs no temporary one."""
+    """A new file open for writing, under a name that nobody else knows yet: it needs no temporary name."""
     system, path = locate(uri)
     with _named(uri):
         system.create_dir(posixpath.dirname(path), recursive=True)
@@ -76,7 +79,7 @@ def created(uri: str) -> Iterator[pa.NativeFile]:
 
 @contextmanager
 def writing(uri: str) -> Iterator[pa.NativeFile]:
-    """A file open for writing that appears under `uri` when the block ends well, and leaves nothing otherwise."""
+    """A file open for writing; it appears at `uri` when the block ends well, and not at all otherwise."""
     system, path = locate(uri)
     folder, name = posixpath.split(path)
     temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.part"

@@ -1,4 +1,4 @@
-"""What settings classes share: the strict base, and the types of names, counts, shares and days."""
+"""Base class of all settings, and their types of names, counts, shares and days."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
 class Strict(BaseModel):
-    """Rejects unknown keys; frozen."""
+    """Base of settings: unknown keys are rejected, values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,1 +1,1 @@
-"""Pure functions on numpy and Arrow: histories, figures over windows, tiers, sequences, outcomes."""
+"""Pure functions on numpy and Arrow: histories, window figures, tiers, sequences, outcomes."""

@@ -1,4 +1,4 @@
-"""Which figures the aggregates have: their names, windows and event types."""
+"""Which exact figures the aggregates are computed from: their names, windows and event types."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from features.kernel.tiers import TierRule
 
 ACTIVE = "active_days"
 GAPS, GAP_DAYS, GAP_SQUARES = "gaps", "gap_days", "gap_squares"
-"""Days between a user's consecutive purchase days: how many, their sum, the sum of their squares."""
+"""Gaps, the days between consecutive purchase days: their number, their sum, the sum of their squares."""
 
 TIER_CHANGED = "tier_changed_day"
-"""The date on which the tier last changed, in days since 1970; `NEVER` where it never left the lowest."""
+"""Date on which the tier last changed, in days since 1970; `NEVER` where it never left the lowest."""
 
 LATEST = ("largest_amount", "last_event_us", "last_purchase_us")
 EARLIEST = "first_event_us"
@@ -20,7 +20,7 @@ EARLIEST = "first_event_us"
 
 @dataclasses.dataclass(frozen=True)
 class AggregateSpec:
-    """What the aggregates depend on beside the days themselves."""
+    """What the aggregates depend on beside the data: windows, event types and the tier rule."""
 
     windows_days: tuple[int, ...]
     event_types: tuple[str, ...]
@@ -40,7 +40,7 @@ class AggregateSpec:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Every trailing window that is summed over, the rule's too, ascending."""
+        """Days of every trailing window that is summed over, the rule's too, ascending."""
         return tuple(sorted({*self.windows_days, self.rule.window_days}))
 
     @property
@@ -55,7 +55,7 @@ class AggregateSpec:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """Every figure, in order."""
+        """Names of all figures, in order."""
         over_windows = [windowed(c, w) for w in self.windows for c in (ACTIVE, *self.summed)]
         gaps = (GAPS, GAP_DAYS, GAP_SQUARES)
         return (*over_windows, *self.summed_ever, EARLIEST, *LATEST, *gaps, TIER_CHANGED)
@@ -67,5 +67,5 @@ def count_column(event_type: str) -> str:
 
 
 def windowed(column: str, window_days: int) -> str:
-    """The figure of a column over a trailing window."""
+    """Name of the figure of a column over a trailing window."""
     return f"{column}_{window_days}d"

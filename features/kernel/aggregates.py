@@ -1,10 +1,10 @@
-"""Window aggregates of many users from their exact figures: pure functions over numpy arrays.
+"""The aggregate columns of many members, computed from their exact figures.
 
-Sums of money, points and counts are exact int64; only ratios and spreads are floating point. An event's day is always
-wholly before the as-of date or not at all, because the as-of instant is midnight UTC.
+Sums of money, points and counts are exact int64; only ratios and spreads are floating point. The as-of instant is
+midnight UTC, so a day lies before it as a whole or not at all.
 
-A new aggregate is one class with `columns` and `values`, and one line in `AGGREGATES`; a figure that it needs and that
-`features.kernel.window_figures` does not keep is added there.
+To add an aggregate, write one class with `columns` and `values`, and one line in `AGGREGATES`. If it needs a figure
+that `features.kernel.window_figures` does not have, add the figure there.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class PurchaseAmounts:
         """See `Aggregate`."""
         count = _nan_if_zero(totals.figures[spec.purchases])
         mean = totals.figures["spend"] / MICROS / count
-        # The difference of two large numbers: its rounding may fall a little below 0.
+        # A difference of two large numbers: rounding may leave it a little below 0.
         variance = np.maximum(totals.squared_amounts / count - mean**2, 0)
         largest = totals.figures["largest_amount"] / MICROS
         return [mean, np.where(np.isnan(count), np.nan, largest), np.sqrt(variance)]

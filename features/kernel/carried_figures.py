@@ -1,4 +1,4 @@
-"""Figures carried on from a snapshot to a later date, and which days leave a window on the way."""
+"""Figures of a snapshot's date carried on to later dates, without reading the days that stay in every window."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _LAST = np.iinfo(np.int64).max
 
 
 class Carried:
-    """The figures at a date, carried on to later ones by what has come and gone since."""
+    """Figures at an earlier date, carried on to later dates: days that came are added, days that left are subtracted."""
 
     def __init__(
         self, start: Totals, added: DayHistory, leaving: DayHistory, of_late: DayHistory, spec: AggregateSpec
     ) -> None:
-        """Align the users of all parts.
+        """Find the place of each part's users among all users.
 
         Args:
             start: figures at the earlier date.
-            added: every row of the rollup that `start` does not know: later days, and what came late of earlier ones.
-            leaving: rows that `start` knows, of the days that leave a window until the last date asked for, or more.
-            of_late: all days, at least of the columns of `carried_columns`, of the users with a row of an earlier
-                day in `added`.
+            added: all rows of the rollup that `start` does not know: later days, and late rows of earlier days.
+            leaving: rows that `start` knows, of the days that leave a window before the last date; further rows do
+                no harm.
+            of_late: all days of the users with a late row, at least the columns of `carried_columns`.
             spec: windows, event types and tier rule.
         """
         self._start, self._added, self._leaving, self._late, self._spec = start, added, leaving, of_late, spec
@@ -54,7 +54,7 @@ class Carried:
         self._changes: Ints | None = None
 
     def at(self, as_of: dt.date) -> Totals:
-        """The figures at a date from the start's on."""
+        """The figures at a date, the start's or a later one."""
         figures = {name: self._spread(name) for name in self._spec.figures}
         added = self._added.before(as_of)
         self._add(figures, added)
@@ -70,6 +70,7 @@ class Carried:
         return Totals(self.users.filter(pa.array(there)), as_of, {n: v[there] for n, v in figures.items()})
 
     def _spread(self, name: str) -> Ints:
+        """[n] the start's figure of each user; of new ones the value of no day."""
         empty = {EARLIEST: _LAST, TIER_CHANGED: NEVER, **dict.fromkeys(LATEST, NEVER)}
         values = np.full(len(self.users), empty.get(name, 0), np.int64)
         values[self._at["start"]] = self._start.figures[name]
@@ -96,7 +97,7 @@ class Carried:
             figures[windowed(ACTIVE, w)][at] -= gone.last - gone.since(left)
 
     def _add_gaps(self, figures: dict[str, Ints], added: UserDays) -> None:
-        """The gaps between later purchase days, and the one from the start's last purchase to the first of them."""
+        """Add the gaps between later purchase days, and the gap from the start's last purchase to the first of them."""
         at = self._at["added"][added.who]
         inside = {
             GAPS: added.difference(GAPS, lambda: (self._gap > 0).astype(np.int64)),
@@ -117,7 +118,7 @@ class Carried:
         return last_change(self._changes, np.arange(len(self.users)), limit)
 
     def _changes_since(self) -> Ints:
-        """Keys of the changes of tier after the start."""
+        """Keys of the tier changes after the start, see `tier_changes`."""
         window, begin = self._spec.rule.window_days, day_number(self._start.as_of)
         moves = []
         for part, history, sign in (("added", self._added, 1), ("leaving", self._leaving, -1)):
@@ -131,6 +132,6 @@ class Carried:
 
 
 def leaving_days(spec: AggregateSpec, start: dt.date, last: dt.date) -> set[dt.date]:
-    """The days that leave a window between two as-of dates, in or before the day before the first."""
+    """The days before `start` that leave a window between the as-of dates `start` and `last`."""
     passed = (last - start).days
     return {start - dt.timedelta(days=w - n) for w in spec.windows for n in range(min(passed, w))}

@@ -1,4 +1,4 @@
-"""The days of many users as flat arrays, and sums over windows of them."""
+"""Rollup days of many users as flat arrays, and their sums over windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from features.kernel.run_columns import (
 )
 from features.kernel.tiers import MICROS
 
-_DAYS_APART = 1 << 25  # days of one user in a key; more than 90,000 years
+_DAYS_APART = 1 << 25  # days that a key has room for per user: more than 90,000 years
 _BIAS = 1 << 24
 _REDUCED_BY = {
     "largest_amount": np.maximum,
@@ -44,7 +44,7 @@ _LARGEST = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class DayHistory:
-    """Rollup days of a range of users, by user and day, each user's day once.
+    """Rollup days of a range of users, sorted by user and day, one entry for each.
 
     Attributes:
         users: [n] ids, ascending.
@@ -62,7 +62,7 @@ class DayHistory:
 
     @classmethod
     def from_runs(cls, runs: Sequence[pa.Table]) -> DayHistory:
-        """Merge runs of rows of `user_days`, all or some columns; what arrived of a user's day in parts is added up.
+        """Merge runs, tables of rows of `user_days` with all or some columns; rows of one user and day are added up.
 
         Raises:
             OverflowError: the sums of a user may not fit int64, 9.2e12 units of money or points.
@@ -95,7 +95,7 @@ class DayHistory:
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
     def before(self, as_of: dt.date) -> UserDays:
-        """The days before `as_of`, of the users that have any."""
+        """The days before `as_of`; users without any are left out."""
         limit = day_number(as_of)
         counts = chosen_counts(self.day < limit, self.offsets)
         who = np.flatnonzero(counts)
@@ -103,13 +103,13 @@ class DayHistory:
         return UserDays(self, who, first, first + counts[who], limit)
 
     def running(self, name: str, make: Callable[[], Ints]) -> Ints:
-        """[m + 1] sums of an int64 quantity [m] over all days before each; kept under `name`."""
+        """[m + 1] running sums of an int64 quantity [m], the first 0; cached under `name`."""
         if name not in self._sums:
             self._sums[name] = np.concatenate([[0], np.cumsum(make())])
         return self._sums[name]
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """Whatever `make` gives, made once for all dates."""
+        """Cached result of `make`: it is the same for all dates."""
         if name not in self._sums:
             self._sums[name] = make()
         return self._sums[name]
@@ -122,8 +122,8 @@ class UserDays:
     Attributes:
         history: all days.
         who: [n] the users' places in the history.
-        first: [n] each user's first day, a place in the history's columns.
-        last: [n] the place after its last day before the as-of date.
+        first: [n] place of each user's first day in the history's columns.
+        last: [n] place after the last day before the as-of date.
         limit: the as-of date in days since 1970.
     """
 
@@ -141,23 +141,23 @@ class UserDays:
 
     def since(self, days: int) -> Ints:
         """[n] place of each user's first day in the last `days` days."""
-        if days not in self._since:  # every column of a window asks for it
+        if days not in self._since:  # every column over the window needs it
             key = self.history.kept("key", lambda: self.history.user_of_day * _DAYS_APART + self.history.day + _BIAS)
             found = np.searchsorted(key, self.who * _DAYS_APART + (self.limit - days + _BIAS))
             self._since[days] = np.minimum(found, self.last)
         return self._since[days]
 
     def total(self, column: str, newest: int | None = None) -> Ints:
-        """[n] sum over the last `newest` days, all days without it."""
+        """[n] sum of a column over the last `newest` days; None: over all days."""
         return self.difference(column, lambda: self.history.columns[column], newest)
 
     def difference(self, name: str, make: Callable[[], Ints], newest: int | None = None) -> Ints:
-        """`total` of a quantity that is no column."""
+        """The same of a quantity [m] that is no column; its running sums are cached under `name`."""
         sums = self.history.running(name, make)
         return sums[self.last] - sums[self.first if newest is None else self.since(newest)]
 
     def over(self, function: np.ufunc, values: Array) -> Array:
-        """[n] `function` over each user's entries of `values` [m]."""
+        """[n] `function` reduced over each user's days of `values` [m]."""
         if not len(self.who):
             return values[:0]
         if len(self.who) == len(self.history.users) and self.last[-1] == len(values) and _adjacent(self):
@@ -167,13 +167,13 @@ class UserDays:
 
 
 def in_steps(run: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """`user_id`, `day` and some sums of a run of `user_days`, money and points as int64 micro-units."""
+    """`user_id`, `day` and some columns of a run of `user_days`, money and points as int64 micro-units."""
     sums = {c: pa.array(integers(run[c], 0)) for c in columns}
     return pa.table({"user_id": run["user_id"], "day": run["day"], **sums})
 
 
 def _day_columns(name: str, column: pa.ChunkedArray) -> dict[str, Ints]:
-    """A column of the rollup by the names that it has here."""
+    """A column of the rollup under the names of `DayHistory.columns`: two for the squares, else one."""
     if name == "squared_amount":
         halves = [_square_halves(c) for c in column.chunks] or [(np.empty(0, np.int64),) * 2]
         return {half: np.concatenate(parts) for half, parts in zip(SQUARES, zip(*halves, strict=True), strict=True)}
@@ -182,7 +182,7 @@ def _day_columns(name: str, column: pa.ChunkedArray) -> dict[str, Ints]:
 
 
 def _square_halves(column: pa.Array) -> tuple[Ints, Ints]:
-    """Decimals of 12 places, none negative, as `SQUARES`."""
+    """Decimals of 12 places, none negative, as the two halves of `SQUARES`."""
     low, high = decimal_words(column.fill_null(0))
     if ((high < 0) | (high >> SQUARE_BITS - 1 != 0)).any():
         raise OverflowError("a day's squared amounts do not fit; lower events.largest_amount")
@@ -193,11 +193,12 @@ def _square_halves(column: pa.Array) -> tuple[Ints, Ints]:
 
 
 def _adjacent(days: UserDays) -> bool:
+    """Whether no day lies between those of one user and the next."""
     return bool((days.last[:-1] == days.first[1:]).all())
 
 
 def _check_sums_fit(columns: dict[str, Array], most_days: int) -> None:
-    """Sums wrap in silence: so none may come near the limit, even were every day of a user its largest."""
+    """Raise OverflowError where a sum might pass int64, which wraps in silence: as if every day were the largest."""
     for name in ("spend", "points", *SQUARES):
         values = columns.get(name, np.empty(0, np.int64))
         largest = max(abs(int(values.max())), abs(int(values.min()))) if len(values) else 0

@@ -1,8 +1,8 @@
-"""Histories of a range of users, merged from runs: sorted once, cut at any as-of date. Pure numpy and Arrow, no Spark.
+"""Events of a range of users, merged from runs: sorted once, then cut at any as-of date.
 
-A run is a table of events or of rollup days, most often one file. Runs come in the order of their days and most are
-sorted inside, so that merging them is a stable radix sort by user; only users whose runs overlap in time are sorted by
-more. Times are int64 microseconds since 1970, days int64 days since 1970.
+A run is a table of events, most often one file. Runs come in the order of their days and most are sorted inside, so a
+stable radix sort by user merges them; only users whose runs overlap in time are sorted again. Times are int64
+microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ from features.kernel.user_ids import ascend, merged_ids, places_of
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The last events of each user before a date: `users` [n], `lengths` [n], `rows` [m] user by user, oldest first.
+    """The last events of each user before a date.
 
-    `rows` are places in the event columns, `micros` [m] the times.
+    Attributes:
+        users: [n] ids, ascending.
+        lengths: [n] events of each user, m together.
+        rows: [m] places of the events in the columns, user by user, oldest first.
+        micros: [m] their times.
     """
 
     users: pa.Array
@@ -48,16 +52,16 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Categories:
-    """A categorical column: `codes` [m] int32 places in `values`, which ascend; -1 where there is no value."""
+    """A categorical column: `codes` [m] are int32 places in `values`, which ascend; -1 is no value."""
 
     codes: Array
     values: pa.Array
 
     def take(self, rows: Ints) -> pa.DictionaryArray:
-        """The entries at `rows`, with a dictionary of just the values that they have."""
+        """The entries at `rows`, with a dictionary of only the values that occur."""
         codes, values = self.codes.take(rows), self.values
         used = np.zeros(len(values) + 1, bool)
-        used[codes] = True  # the last entry is of -1, no value
+        used[codes] = True  # -1, no value, is the last entry
         of_values, absent = used[:-1], codes < 0 if used[-1] else None
         if not of_values.all():
             codes = np.append(np.cumsum(of_values) - 1, -1).astype(np.int32).take(codes)
@@ -108,10 +112,10 @@ class UserEvents:
             runs: at least one table, all of the same columns; numbers may differ in type.
             numeric: channels to keep as numbers.
             categorical: channels to keep as categories.
-            ids_of_run: gives a run's event ids by its place in `runs`, and promises that every run is in the total
-                order by itself: ids are then read only where events of one instant lie in several runs. None: the
-                runs hold `event_id`, in any order.
-            left_out: places of rows, of all runs one after the other, that are not looked at.
+            ids_of_run: reads the event ids of the run at a place in `runs`; each run must then be in the total order,
+                and ids are read only where events of one instant lie in several runs. None: the runs have a column
+                `event_id` and come in any order.
+            left_out: places of rows to ignore, counted over all runs one after the other.
         """
         table = pa.concat_tables([r.select(["user_id", "event_time", *categorical]) for r in runs])
         users, codes = id_codes(table["user_id"])
@@ -136,13 +140,13 @@ class UserEvents:
 
     @classmethod
     def of_lists(cls, users: pa.Array, times: pa.ChunkedArray, numbers: Lists, categories: Lists) -> UserEvents:
-        """Events that lie in lists, one per user, each in the total order.
+        """Events from lists, one list per user, each in the total order.
 
         Args:
             users: [n] ids, each once, in any order.
             times: [n] lists of microseconds.
-            numbers: [n] lists of float32 per channel, as long as those of the times.
-            categories: the same of strings, which may be dictionaries.
+            numbers: [n] lists of float32 per channel, of the lengths of `times`.
+            categories: [n] lists of strings per channel, plain or dictionary-encoded.
         """
         lengths = pc.list_value_length(times).to_numpy().astype(np.int64)
         micros, rows = integers(flat_values(times), NEVER), np.arange(lengths.sum())
@@ -177,7 +181,7 @@ class UserEvents:
         )
 
     def replaced(self, by: UserEvents) -> UserEvents:
-        """These events, but of the users of `by` its own in their place; of the same channels."""
+        """These events, where users of `by` have the events of `by` in place of theirs; both have the same channels."""
         users, mine = merged_ids(self.users, by.users)
         theirs = places_of(by.users, users)
         starts, counts = np.empty((2, len(users)), np.int64)
@@ -195,7 +199,7 @@ class UserEvents:
 
     @property
     def _entries(self) -> int:
-        """How long the columns are, which may hold more than the events."""
+        """Length of the columns, which may hold rows that are no events here."""
         columns = [*self.numbers.values(), *(values.codes for values in self.categories.values())]
         return max(map(len, columns), default=len(self.rows))
 
@@ -212,9 +216,9 @@ class UserEvents:
 
 
 def cut_run(run: pa.Table, length: int) -> pa.Table:
-    """A run without the events that `length` later ones of the same user and run follow, however it is chunked.
+    """The last `length` events of each user in a run.
 
-    Only for runs that are in the total order and lie wholly before or wholly after each as-of date. Users are
+    The run must be in the total order and lie before or after each as-of date as a whole; its users are
     dictionary-encoded.
     """
     if run.num_rows <= length:
@@ -246,13 +250,13 @@ def _categories(column: pa.ChunkedArray) -> Categories:
     chunks = column.unify_dictionaries().chunks
     words = chunks[0].dictionary.cast(pa.string()) if chunks else pa.array([], pa.string())
     order = pc.sort_indices(words).to_numpy()
-    place = np.append(np.argsort(order), -1).astype(np.int32)  # the last entry is what -1, no value, becomes
+    place = np.append(np.argsort(order), -1).astype(np.int32)  # -1, no value, stays -1: the last entry
     codes = [place.take(c.indices.fill_null(-1).to_numpy()) for c in chunks]
     return Categories(np.concatenate(codes) if codes else place[:0], words.take(pa.array(order)))
 
 
 def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
-    """Put the rows of users whose times are not ascending into order, in place."""
+    """Sort by time, in place, the rows of users whose times do not ascend."""
     late = (codes[1:] == codes[:-1]) & (times[1:] < times[:-1])
     if not late.any():
         return
@@ -266,9 +270,9 @@ def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
 def _break_ties(
     rows: Ints, codes: Ints, times: Ints, run: Ints, ids_of_run: Callable[[int], pa.Array], ordered: bool
 ) -> None:
-    """Order events of one user and instant by their ids, in place; `ordered`: those of one run are so already."""
+    """Sort events of one user and instant by their ids, in place; with `ordered`, those of one run already are."""
     equal = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
-    doubtful = np.flatnonzero(equal) + 1  # places of events that are of the instant of the one before
+    doubtful = np.flatnonzero(equal) + 1  # places of events with the instant of the one before
     if ordered:
         doubtful = doubtful[run[rows[doubtful]] != run[rows[doubtful - 1]]]
     if not len(doubtful):

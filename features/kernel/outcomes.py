@@ -1,4 +1,4 @@
-"""The pure kernel of `outcomes`: what became of the members known at an as-of date."""
+"""Rows of `outcomes`: what became of the members known at an as-of date."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def outcome_rows(
     spec: AggregateSpec,
     targets: Sequence[str] = (),
 ) -> pa.Table:
-    """Outcome value and tier of `users`, ascending by user id.
+    """Outcome value, tier and further targets of `users`, ascending by user id.
 
     Args:
         users: ids of the members known before `as_of`, each once, ascending.
-        history: rollup days; users and days outside the window are left out. For tiers after other days than the
-            horizon it must reach back as far as the rule's window.
+        history: rollup days, of other users and dates too. With tiers among the targets it must reach back as far as
+            the rule's window.
         as_of: first day of the outcome window.
-        horizon_days: its length.
+        horizon_days: days of the outcome window.
         spec: the tier rule; its measures are summed over the outcome window.
-        targets: what else is said, see `features.core.contract.TARGET`. The tier after other days than the horizon is
-            the one that the member then has: by the rule's own window, which ends there.
+        targets: further outcomes, see `features.core.contract.TARGET`. The tier of `tier_30d` is the one that the
+            member has 30 days later, by the rule's own window up to then.
     """
     end, n = horizon_end(as_of, horizon_days), len(users)
     days = history.before(end)
@@ -64,12 +64,12 @@ def outcome_rows(
 
 
 def _rank(days: UserDays, at: Ints, newest: int, spec: AggregateSpec) -> Ints:
-    """[n] rank by the rule over the last `newest` days of the users at these places."""
+    """[n] rank by the rule over the last `newest` days of the users at the places `at`."""
     return spec.rule.rank({m: _of_users(days.total(c, newest), at) for m, c in spec.measured.items()})
 
 
 def _of_users(totals: Ints, at: Ints) -> Ints:
-    return np.append(totals, 0)[at]  # -1, no event in the window, takes the 0 at the end
+    return np.append(totals, 0)[at]  # a user without events has place -1: the 0 at the end
 
 
 def horizon_end(as_of: dt.date, horizon_days: int) -> dt.date:

@@ -1,4 +1,4 @@
-"""Columns of runs: Arrow lists and columns as flat numpy arrays with the offsets of each user."""
+"""Arrow columns of runs as flat numpy arrays, and the order, ranges and offsets of their users' entries."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Lists = Mapping[str, pa.ChunkedArray]
 DAY_MICROS = 86_400_000_000
 EPOCH = dt.date(1970, 1, 1)
 NEVER = np.iinfo(np.int64).min
-"""Stands for a time that is not there."""
+"""Stands for a missing time, day or amount."""
 
 SQUARES, SQUARE_BITS = ("squares_high", "squares_low"), 48
-"""The columns that hold squared amounts exactly: units of 2**48 squared micro-units, and what is left below one."""
+"""Two columns that hold squared amounts exactly: whole units of 2**48 squared micro-units, and the rest below one."""
 
 _RADIX = 1 << 16  # numpy sorts 16-bit integers by radix, several times faster than wider ones
 
@@ -44,7 +44,7 @@ def date_of(number: int) -> dt.date:
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
-    """The concatenation of starts[i] .. starts[i] + lengths[i] - 1."""
+    """The numbers starts[i] .. starts[i] + lengths[i] - 1, for one i after the other."""
     if not len(starts):
         return np.empty(0, np.int64)
     ends = np.cumsum(lengths)
@@ -52,12 +52,12 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
 
 
 def flat_values(lists: pa.ChunkedArray) -> pa.ChunkedArray:
-    """All values of all lists; without any, of the lists' type."""
+    """All values of all lists, one list after the other."""
     return pa.chunked_array([chunk.flatten() for chunk in lists.chunks], lists.type.value_type)
 
 
 def integers(column: pa.ChunkedArray, filler: int) -> Ints:
-    """A column as int64: times in microseconds, decimals in micro-units, `filler` where null."""
+    """A column as int64: times in microseconds, decimals in micro-units. Null becomes `filler`, in decimals 0."""
     if pa.types.is_decimal(column.type):
         return np.concatenate([decimal_steps(c) for c in column.chunks] or [np.empty(0, np.int64)])
     if pa.types.is_timestamp(column.type):
@@ -79,7 +79,7 @@ def float_channel(column: pa.ChunkedArray) -> Array:
 
 
 def id_codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
-    """The distinct ids of a column, ascending, and each entry's place among them."""
+    """The distinct ids [n] of a column, ascending, and each entry's place among them [m]."""
     chunks = [c for c in column.chunks if len(c)]
     if not chunks:
         return pa.array([], pa.string()), np.empty(0, np.int64)
@@ -92,14 +92,17 @@ def id_codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     codes = np.concatenate(
         [of_word[begin:][c.indices.to_numpy()] for begin, c in zip(begins[:-1], chunks, strict=True)]
     )
-    used = np.bincount(codes, minlength=len(users)) > 0  # a dictionary may hold more than its entries
+    used = np.bincount(codes, minlength=len(users)) > 0  # a dictionary may hold words that no entry has
     if used.all():
         return users, codes
     return users.filter(pa.array(used)), (np.cumsum(used) - 1)[codes]
 
 
 def stable_order(codes: Ints, count: int) -> Ints:
-    """Stable argsort of codes below `count`. Where half of them ascend, as in a snapshot, the rest is put between."""
+    """Stable argsort of codes from 0 to `count` - 1.
+
+    Where the first half or more ascends, as the rows of a snapshot do, only the rest is sorted and put between.
+    """
     falls = codes[1:] < codes[:-1]
     ascending = int(falls.argmax()) + 1 if falls.any() else len(codes)
     if 2 * ascending < len(codes):
@@ -116,7 +119,7 @@ def _radix_order(codes: Ints, count: int) -> Ints:
 
 
 def offsets_of(codes: Ints, count: int) -> Ints:
-    """[n + 1] where the entries of each user begin and end, given the user of each entry, ascending."""
+    """[n + 1] where the entries of each of `count` users begin and end; `codes` [m] are the entries' users, ascending."""
     return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
 
 

@@ -1,4 +1,4 @@
-"""The pure kernel: histories of many users in, rows of `sequences` out. No Spark."""
+"""Rows of `sequences` from the events and figures of many users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from features.kernel.window_figures import Totals
 
 @dataclasses.dataclass(frozen=True)
 class SequenceSpec:
-    """Everything that a row of `sequences` depends on beside the data."""
+    """What a row of `sequences` depends on beside the data."""
 
     contract: Contract
     aggregates: AggregateSpec
@@ -35,7 +35,7 @@ def arrays(events: UserEvents, cut: Cut, as_of: dt.date, contract: Contract) -> 
 
 
 def channel_arrays(events: UserEvents, cut: Cut, contract: Contract) -> dict[str, pa.Array]:
-    """The array columns of the channels alone."""
+    """The array columns of the channels, without the ages."""
     found = {}
     for channel in contract.numeric:
         found[array_column(channel)] = arrow_numbers.as_arrow(events.numbers[channel].take(cut.rows))
@@ -70,7 +70,7 @@ def build_sequences(events: UserEvents, totals: Totals, spec: SequenceSpec) -> p
     """Rows of `sequences` for every user with an event before the totals' as-of date, ascending by user id.
 
     Args:
-        events: with the contract's channels; runs may have been cut, see `features.kernel.event_histories.cut_run`.
+        events: of the contract's channels, at least the last ones of each user.
         totals: the same users' figures.
         spec: contract, windows and tier rule.
 

@@ -1,4 +1,7 @@
-"""The dates on which the tier rule's answer changed, for many users at once."""
+"""The dates on which the tiers of many users changed.
+
+A key is one integer for a user's place and a date: keys sort by user, then date.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ from features.kernel.day_histories import DayHistory
 from features.kernel.run_columns import NEVER
 from features.kernel.tiers import TierRule
 
-DATES_PER_USER, DATE_BIAS = (
-    1 << 25,
-    1 << 24,
-)  # dates of one user in a key; more than 90,000 years, half of them before 1970
+DATES_PER_USER = 1 << 25
+"""Dates that a key has room for per user: more than 90,000 years."""
+
+DATE_BIAS = 1 << 24
+"""Added to a date's days since 1970: half of the room is for dates before."""
 
 
 def last_change(changes: Ints, who: Ints, limit: int) -> Ints:
-    """[n] the date of each user's last change up to `limit`, `NEVER` without one."""
+    """[n] the date of the last of `changes` (keys, ascending) up to `limit` of the users `who` [n]; `NEVER` without one."""
     if not len(changes):
         return np.full(len(who), NEVER)
     last = np.searchsorted(changes, who * DATES_PER_USER + limit + DATE_BIAS, side="right") - 1
@@ -28,7 +32,7 @@ def last_change(changes: Ints, who: Ints, limit: int) -> Ints:
 
 
 def changes_of_days(history: DayHistory, spec: AggregateSpec) -> Ints:
-    """Keys of every change of tier of users whose every day is there."""
+    """Keys of all tier changes, from complete histories."""
     enters = history.user_of_day * DATES_PER_USER + history.day + 1 + DATE_BIAS
     amounts = {m: history.columns[c] for m, c in spec.measured.items()}
     leaves = {m: -v for m, v in amounts.items()}
@@ -40,15 +44,15 @@ def changes_of_days(history: DayHistory, spec: AggregateSpec) -> Ints:
 def tier_changes(
     moves: Iterable[tuple[Ints, Mapping[str, Ints]]], starts: Mapping[str, Ints], after: int | None, rule: TierRule
 ) -> Ints:
-    """Keys, ascending, of each user's place and the dates on which the rule's answer for it changed.
+    """Keys, ascending, of the users and dates on which a tier changed.
 
-    A day's amounts enter the trailing window on the day after it and leave it `window_days` later, and the tier can
-    change on those dates only: so the running sums over both kinds of dates give every tier ever held.
+    A day's amounts enter the trailing window on the day after it and leave `window_days` later. A tier can change on
+    these dates only, so running sums over them give every tier that was held.
 
     Args:
-        moves: keys of users and dates, and what each measure gains there.
-        starts: each user's measures before all of them.
-        after: moves on a date up to this one are left out; None: none are.
+        moves: keys, and what each measure gains at each of them; negative where amounts leave the window.
+        starts: each user's measures before all moves.
+        after: moves up to this date are left out; None: none are.
         rule: the tier rule.
     """
     parts = list(moves)

@@ -1,4 +1,4 @@
-"""The tier rule: measures of a window, thresholds, and how they combine. Pure numpy, exact integers.
+"""The tier rule: measures over a window, their thresholds, and how they combine. In exact integers.
 
 Money and points are held as int64 micro-units (1e-6 of a unit), so that a member at exactly the threshold is in the
 tier. A new measure or combination is one function and one line in `MEASURES` or `COMBINATIONS`.
@@ -21,14 +21,14 @@ MICROS = 1_000_000
 _MOST_STEPS = 2**63 - 1
 
 MEASURES: dict[str, int] = {"spend": MICROS, "purchases": 1, "points": MICROS}
-"""What a rule can measure over its window, and how many integer steps make one unit of it."""
+"""Measures that a rule can use, and how many integer steps make one unit of each."""
 
 COMBINATIONS: dict[str, Callable[[Ints], Ints]] = {
-    # The argument holds one row of ranks per measure: the tier each measure alone would give.
+    # The argument has a row of ranks for each measure: the tiers by that measure alone.
     "all_of": lambda ranks: ranks.min(axis=0),
     "any_of": lambda ranks: ranks.max(axis=0),
 }
-"""How the tiers that the measures give alone become one: the lowest of them, or the highest."""
+"""How the tiers by each measure alone become one: the lowest of them, or the highest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TierRule:
         return tuple(self.thresholds)
 
     def canonical(self) -> str:
-        """JSON that is equal exactly when the rules are."""
+        """JSON that is equal exactly when the rules are; ids of contracts are made from it, so it never changes."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def rank(self, values: Mapping[str, Ints]) -> Ints:
@@ -69,9 +69,9 @@ class TierRule:
     def gap_to_next(self, values: Mapping[str, Ints], rank: Ints) -> tuple[Ints, Ints]:
         """What is missing to the next tier.
 
-        Returns the gap [n] in integer steps and the index [n] into `measures` of the measure it is counted in: the
-        one that is furthest behind, as a share of its threshold, where all must be reached; the nearest where any
-        will do. Both are -1 for members of the top tier.
+        Returns the gap [n] in integer steps, and the index [n] into `measures` of the measure that it is counted in.
+        Where all thresholds must be reached it is the measure that is furthest behind, as a share of its threshold;
+        where any will do, the nearest. Both are -1 in the top tier.
         """
         top = len(self.names) - 1
         goal = np.minimum(rank, top - 1)  # index of the next tier's threshold
@@ -93,7 +93,7 @@ class TierRule:
 
 
 def decimal_to_steps(measure: str, value: Decimal) -> int:
-    """A threshold in integer steps of its measure; raises ValueError where it needs finer steps."""
+    """A threshold in integer steps of its measure; raises ValueError where it is finer or too large."""
     steps = value * MEASURES[measure]
     if steps != steps.to_integral_value():
         raise ValueError(f"{value} is finer than {measure} is counted (1/{MEASURES[measure]})")

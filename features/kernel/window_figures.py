@@ -1,7 +1,7 @@
-"""Exact figures of users at an as-of date, from which every aggregate follows. Pure numpy, integers alone.
+"""Exact figures of users at an as-of date, from which all aggregates are computed. Integers only.
 
-They are counted from all days of a user, or carried on from an earlier date by what has come and gone since; the two
-are equal. A figure over a trailing window has the window in its name, `spend_30d`; any other is over all time.
+They are counted from all days, here, or carried on from an earlier date, in `features.kernel.carried_figures`; both
+give the same numbers. A figure over a trailing window has the window in its name, `spend_30d`; others are over all time.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Totals:
 
 
 def counted(days: UserDays, spec: AggregateSpec) -> Totals:
-    """The figures of users whose every day is there."""
+    """The figures from complete histories."""
     figures = {**window_sums(days, spec), **extremes(days), **order_figures(days, spec)}
     return Totals(days.users, date_of(days.limit), with_carry(figures))
 
 
 def with_carry(figures: dict[str, Ints]) -> dict[str, Ints]:
-    """The squares with what a sum of lower halves has above one unit in the higher one: each number in one way."""
+    """Carry what the lower halves of the squares have above one unit to the higher ones, so that each sum has one form."""
     high, low = SQUARES
     figures[high] = figures[high] + (figures[low] >> SQUARE_BITS)
     figures[low] = figures[low] & (1 << SQUARE_BITS) - 1
@@ -83,20 +83,20 @@ def with_carry(figures: dict[str, Ints]) -> dict[str, Ints]:
 
 
 def window_sums(days: UserDays, spec: AggregateSpec) -> dict[str, Ints]:
-    """Sums over each window, and over all days where the aggregates need them."""
+    """Sums of the columns over each window, and over all days where aggregates need them."""
     found = {windowed(c, w): days.total(c, w) for w in spec.windows for c in spec.summed}
     return {**found, **{c: days.total(c) for c in spec.summed_ever}}
 
 
 def extremes(days: UserDays) -> dict[str, Ints]:
-    """The latest and earliest times that a window has."""
+    """The largest amount, and the earliest and latest times, over all days."""
     columns = days.history.columns
     found = {name: days.over(np.maximum, columns[name]) for name in LATEST}
     return {**found, EARLIEST: days.over(np.minimum, columns[EARLIEST])}
 
 
 def order_figures(days: UserDays, spec: AggregateSpec) -> dict[str, Ints]:
-    """What depends on the order of the days or on which there are, so that a late one may change more than it adds."""
+    """Figures that depend on the order of the days: active days, gaps, tier changes. A late day may change them all."""
     gap = days.history.kept("purchase_gaps", lambda: purchase_gaps(days.history, spec.purchases))
     changes = days.history.kept("tier_changes", lambda: changes_of_days(days.history, spec))
     return {
@@ -109,12 +109,12 @@ def order_figures(days: UserDays, spec: AggregateSpec) -> dict[str, Ints]:
 
 
 def carried_columns(spec: AggregateSpec) -> tuple[str, ...]:
-    """The rollup columns that the shape of a user's days follows from."""
+    """The rollup columns that `order_figures` needs."""
     return tuple(dict.fromkeys((spec.purchases, *spec.measured.values())))
 
 
 def purchase_gaps(history: DayHistory, purchases: str) -> Ints:
-    """[m] days from a user's purchase day back to the one before; 0 for the first, and for days without purchase."""
+    """[m] days from each purchase day back to the user's one before; 0 for the first, and for days without purchase."""
     bought = np.flatnonzero(history.columns[purchases] > 0)
     user, day = history.user_of_day[bought], history.day[bought]
     gaps = np.zeros(len(history.day), np.int64)

@@ -1,10 +1,16 @@
-"""Commits to Delta tables: rows or files that tasks wrote, all or nothing, and the notes kept with them."""
+"""Commits to Delta tables: of rows, or of files that tasks wrote, all or nothing; and the notes kept in them.
+
+A commit is exclusive: a writer that planned on rows which another run has changed since meets `ConcurrentWriteError`,
+and nothing of it is written. Commits of rows leave that to Delta's own check and to a transaction version one above the
+table version that the run saw. Commits of files compare the files that they planned on with the present ones.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import pyarrow as pa
 from deltalake import DeltaTable as DeltaFiles
@@ -21,7 +27,7 @@ from features.storage.file_writer import AddedFile
 from features.storage.schemas import Table
 from features.storage.table_log import now_millis
 
-_RETRIES = 100  # commits of others that may come in between
+_RETRIES = 100  # other commits that may come in between
 _RECENT_COMMITS = 100  # far more than can land beside one write
 
 
@@ -34,10 +40,10 @@ def commit(
     replace: str | None = None,
     notes: Mapping[str, int | str] | None = None,
 ) -> int:
-    """Commit `rows` once and return the version that holds them.
+    """Commit `rows` and return the version that holds them.
 
     Args:
-        rows: columns of the table, any order.
+        rows: columns of the table, in any order.
         uri: where the table lies; `ensure` has been called.
         table: its schema.
         run_id: identity of the run; kept in the commit.
@@ -55,7 +61,7 @@ def commit(
         .write.format("delta")
         .option("txnAppId", scope)
         .option("txnVersion", seen + 1)
-        .option("userMetadata", json.dumps({"run_id": run_id, **(notes or {})}))
+        .option("userMetadata", _note(run_id, notes))
     )
     writer = writer.mode("append") if replace is None else writer.mode("overwrite").option("replaceWhere", replace)
     with storage_errors(f"write table {table.name} at {uri}"):
@@ -71,64 +77,107 @@ def commit_files(
     replaced: Collection[dt.date],
     files: Sequence[AddedFile],
     notes: Mapping[str, int | str] | None = None,
-    alone: bool = False,
 ) -> int:
-    """Commit files that tasks have written: of the dates `replaced` in place of what stands, of others beside it.
+    """Commit files that tasks have written, replace some dates in the same commit, and return the new version.
 
     Args:
         uri: where the table lies; `ensure` has been called.
         table: its schema, partitioned by one date column, or not at all.
         run_id: identity of the run; kept in the commit.
         seen: the table version on which the run decided to write.
-        replaced: partitions whose files are removed.
-        files: what is added.
+        replaced: dates whose present files are removed.
+        files: what is added; on dates that are not replaced it lies beside the present files.
         notes: kept in the commit beside the run's id; see `last_notes`.
-        alone: a commit of any date since `seen` is a conflict, because what is added depends on all that stands.
 
     Raises:
         ConcurrentWriteError: another writer committed one of the dates, added to or replaced, since `seen`.
         StorageError: the place cannot be written.
     """
-    partition, gone = next(iter(table.partitioned_by), None), {d.isoformat() for d in replaced}
-    wanted = gone | {date for f in files for date in f.partition.values()}
-    added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in files]
-    watched = None if alone or partition is None else wanted
-    planned_on = _files_of(DeltaFiles(uri, version=seen), partition, watched)
-    note = json.dumps({"run_id": run_id, **(notes or {})})
-    one = date_is(partition, dt.date.fromisoformat(*wanted)) if partition and len(wanted) == 1 else None
-    scope = one or (f"{len(wanted)} dates" if partition else None)
-    with storage_errors(f"write table {table.name} at {uri}"):
-        for _ in range(_RETRIES):
-            newest = DeltaFiles(uri)
-            if _files_of(newest, partition, watched) != planned_on:
-                raise _lost(table, uri, scope)
-            removed = [
-                RemoveAction(path, True, now_millis(), size=size, partition_values={str(partition): date})
-                for path, date, size in planned_on
-                if date in gone
-            ]
-            try:
-                newest.create_write_transaction(
-                    [*added, *removed],
-                    "append",
-                    newest.schema(),
-                    list(table.partitioned_by),
-                    commit_properties=CommitProperties(
-                        custom_metadata={"userMetadata": note},
-                        max_commit_retries=0,  # delta-rs would take other dates for conflicts: they are told apart here
-                        app_transactions=[
-                            Transaction(f"tiercast:{table.name}:{scope or 'append'}", newest.version() + 1)
-                        ],
-                    ),
-                )
-                return newest.version() + 1
-            except CommitFailedError:
-                continue  # somebody committed in between: look again
-    raise _lost(table, uri, scope)
+    change = _Change(uri, table, _note(run_id, notes), frozenset(d.isoformat() for d in replaced), files)
+    return change.commit(seen, change.dates if table.partitioned_by else None)
 
 
-def _files_of(table: DeltaFiles, partition: str | None, dates: set[str] | None) -> set[tuple[str, str, int]]:
-    """Path, date and size of the files of some dates, or of all; without partitions the date is nothing."""
+def append_files(uri: str, table: Table, run_id: str, seen: int, files: Sequence[AddedFile]) -> int:
+    """Commit files that depend on all rows of the table, and return the new version; see `commit_files`.
+
+    Raises:
+        ConcurrentWriteError: another writer committed anything since `seen`.
+        StorageError: the place cannot be written.
+    """
+    return _Change(uri, table, _note(run_id), frozenset(), files).commit(seen, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """What one commit of files does to a table.
+
+    Attributes:
+        uri: where the table lies.
+        table: its schema.
+        note: JSON that is kept in the commit.
+        replaced: ISO dates whose present files are removed.
+        files: what is added.
+    """
+
+    uri: str
+    table: Table
+    note: str
+    replaced: frozenset[str]
+    files: Sequence[AddedFile]
+
+    @property
+    def dates(self) -> frozenset[str]:
+        """ISO dates that are added to or replaced."""
+        return self.replaced | {date for f in self.files for date in f.partition.values()}
+
+    @property
+    def scope(self) -> str | None:
+        """The dates in words: a predicate for one, their number for several, None without partitions."""
+        if self._partition is None:
+            return None
+        one = len(self.dates) == 1
+        return date_is(self._partition, dt.date.fromisoformat(*self.dates)) if one else f"{len(self.dates)} dates"
+
+    @property
+    def _partition(self) -> str | None:
+        return next(iter(self.table.partitioned_by), None)
+
+    def commit(self, seen: int, watched: Set[str] | None) -> int:
+        """Commit unless files of the dates `watched` (None: of the whole table) have changed since version `seen`."""
+        planned_on = _files_of(DeltaFiles(self.uri, version=seen), self._partition, watched)
+        with storage_errors(f"write table {self.table.name} at {self.uri}"):
+            for _ in range(_RETRIES):
+                newest = DeltaFiles(self.uri)
+                if _files_of(newest, self._partition, watched) != planned_on:
+                    break
+                try:
+                    return self._attempt(newest, planned_on)
+                except CommitFailedError:
+                    continue  # somebody committed in between: look again
+        raise _lost(self.table, self.uri, self.scope)
+
+    def _attempt(self, newest: DeltaFiles, present: Set[tuple[str, str, int]]) -> int:
+        added = [AddAction(f.path, f.size, dict(f.partition), now_millis(), True, f.statistics) for f in self.files]
+        removed = [
+            RemoveAction(path, True, now_millis(), size=size, partition_values={str(self._partition): date})
+            for path, date, size in present
+            if date in self.replaced
+        ]
+        version = newest.version() + 1
+        properties = CommitProperties(
+            custom_metadata={"userMetadata": self.note},
+            max_commit_retries=0,  # delta-rs takes commits of other dates for conflicts: `commit` tells them apart
+            app_transactions=[Transaction(f"tiercast:{self.table.name}:{self.scope or 'append'}", version)],
+        )
+        partitions = list(self.table.partitioned_by)
+        newest.create_write_transaction(
+            [*added, *removed], "append", newest.schema(), partitions, commit_properties=properties
+        )
+        return version
+
+
+def _files_of(table: DeltaFiles, partition: str | None, dates: Set[str] | None) -> set[tuple[str, str, int]]:
+    """Path, date and size of the files of some dates; None: of all. Without partitions the date is `None` as text."""
     found = pa.table(table.get_add_actions(flatten=True))
     date = found[f"partition.{partition}"] if partition else pa.nulls(found.num_rows)
     rows = zip(*(c.to_pylist() for c in (found["path"], date, found["size_bytes"])), strict=True)
@@ -136,7 +185,7 @@ def _files_of(table: DeltaFiles, partition: str | None, dates: set[str] | None) 
 
 
 def append(uri: str, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Append a few rows of the driver's own, without a Spark job; `ensure` has been called.
+    """Append a few rows that the driver holds, without a Spark job; `ensure` has been called.
 
     Raises:
         StorageError: the place cannot be written.
@@ -152,12 +201,16 @@ def _version_of(uri: str, table: Table, run_id: str, replace: str | None) -> int
     raise _lost(table, uri, replace)
 
 
+def _note(run_id: str, notes: Mapping[str, int | str] | None = None) -> str:
+    return json.dumps({"run_id": run_id, **(notes or {})})
+
+
 def _notes(entry: Mapping[str, object]) -> dict[str, object]:
     return dict(json.loads(str(entry.get("userMetadata") or "{}")))
 
 
 def last_notes(uri: str) -> dict[str, object]:
-    """For each note's name what the newest commit that has one of this name says."""
+    """All notes by name; of several with one name the newest commit's."""
     found: dict[str, object] = {}
     for entry in DeltaFiles(uri).history():
         found = {**_notes(entry), **found}

@@ -410,22 +410,6 @@ RUNS = Table(
 )
 
 
-def document(tables: Sequence[Table]) -> str:
-    """The tables as a Markdown page."""
-    parts = [
-        "# Tables\n\nWritten by `make docs` from `features/storage/schemas.py`; Delta's column comments say the same.\n"
-    ]
-    for table in tables:
-        partition = f" Partitioned by `{', '.join(table.partitioned_by)}`." if table.partitioned_by else ""
-        rows = "\n".join(
-            f"| `{f.name}` | {f.dataType.simpleString()} | {f.metadata['comment']} |" for f in table.fields
-        )
-        parts.append(
-            f"## {table.name}\nOne row: {table.row}.{partition}\n\n| column | type | meaning |\n|---|---|---|\n{rows}\n"
-        )
-    return "\n".join(parts)
-
-
 def empty_rows(table: Table) -> pa.Table:
     """The table without rows."""
     return table.arrow_schema.empty_table()
