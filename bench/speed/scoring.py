@@ -36,7 +36,7 @@ from training.fitting.ranks import QUIET_TENSORFLOW, bound_threads
 from training.inputs.column_names import AS_OF, WEIGHT, input_schema, required_columns
 from training.inputs.encoding import FIRST_CODE, TIME_CHANNELS, UNKNOWN, signed_log
 from training.inputs.encoding_statistics import Statistics
-from training.inputs.tensors import Encoded, to_tensors
+from training.inputs.tensors import Encoded
 from training.judging.calibration import Calibration
 from training.models.create import build_model, tensor_width
 from training.models.settings import ModelSettings
@@ -144,7 +144,7 @@ def _loaded(models: str, version: str) -> tuple[Any, Manifest]:
 
 
 def _padded(batch: pd.DataFrame, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The tensors of `training.inputs.tensors.to_tensors`, made user by user."""
+    """The tensors of `training.inputs.tensors.Encoded.padded`, made user by user."""
     contract, encoding = manifest.contract, manifest.encoding
     width = tensor_width(manifest.model, contract)
     codes = {c: {v: i + FIRST_CODE for i, v in enumerate(words)} for c, words in encoding.vocabulary.items()}
@@ -221,7 +221,7 @@ class BareLoop:
 
 
 def _loop(rows: pa.Table, models: str, version: str, barrier: Any) -> None:
-    predictor = predictor_of_worker(models, version, SETTINGS)
+    predictor = predictor_of_worker(models, bundle_folder.read_manifest(models, version), SETTINGS)
     encoded = Encoded.of(rows.combine_chunks(), predictor.contract, predictor.encoding)
     calls = [tensors for _, tensors in predictor.calls(encoded)]
     while True:
@@ -244,7 +244,7 @@ def consumed(scores: DataFrame) -> None:
 def padded_columns(rows: pa.Table, manifest: Manifest) -> pa.Table:
     """Rows as `predict_batch_udf` takes them: padded tensors at full width, flattened to lists; text is gone."""
     width = tensor_width(manifest.model, manifest.contract)
-    tensors = to_tensors(rows, manifest.contract, manifest.encoding, width)
+    tensors = Encoded.of(rows, manifest.contract, manifest.encoding).padded(np.arange(rows.num_rows), width)
     flat = {name: tensors[name].reshape(rows.num_rows, -1).astype(np.float32) for name in TENSORS}
     return pa.table({n: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1]) for n, v in flat.items()})
 

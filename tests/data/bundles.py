@@ -13,12 +13,12 @@ from training.models.create import build_model
 ROWS = example_rows(130, 3)
 
 
-def saved_bundle(models: str, name: str, members: int = 1) -> Manifest:
+def saved_bundle(models: str, name: str, networks: int = 1) -> Manifest:
     manifest = manifest_of(CONTRACT, encoding_of(ROWS), name, SMALL[name])
     path = Path(models) / "made.keras"
     path.parent.mkdir(parents=True, exist_ok=True)
     import keras
 
     keras.utils.set_random_seed(3)
-    build_model(manifest.model, CONTRACT, manifest.encoding, members).save(path)
+    build_model(manifest.model, CONTRACT, manifest.encoding, networks).save(path)
     return bundle_folder.write_bundle(models, manifest, {MODEL_FILE: path.read_bytes()})

@@ -17,6 +17,7 @@ from training.examples.shards import ShardSet, example_schema, write_shards
 from training.fitting.plan import Plan
 from training.inputs.encoding import Encoding
 from training.inputs.encoding_statistics import Statistics
+from training.inputs.tensors import Encoded, Tensors, trimmed
 from training.judging.calibration import Calibration
 from training.models.settings import ModelSettings
 from training.settings.fitting import PretrainingSettings, TrainingSettings
@@ -141,6 +142,12 @@ def encoding_of(rows: pa.Table) -> Encoding:
     statistics = Statistics.empty(CONTRACT)
     statistics.add(rows, CONTRACT)
     return statistics.encoding(3)
+
+
+def to_tensors(rows: pa.Table, contract: Contract, encoding: Encoding, width: int, trim: int | None = None) -> Tensors:
+    """The tensors of all rows, in order, cut to the longest row if `trim` is given."""
+    encoded = Encoded.of(rows, contract, encoding)
+    return encoded.padded(np.arange(rows.num_rows), trimmed(width, encoded.lengths, trim))
 
 
 def settings(**changes: Any) -> TrainingSettings:

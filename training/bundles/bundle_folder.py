@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from features.core import places
 from features.core.errors import BundleError
 from training.bundles.manifest import FORMAT, PRETRAIN, TRAIN, Manifest
@@ -76,8 +78,27 @@ def point_latest(models_uri: str, version: str) -> None:
         places.write_bytes(pointer, content)
 
 
+class BundleReader:
+    """Reads manifests of the bundles in one folder, each version once: its files are hashed once, too.
+
+    A reader is meant for one run of a job, which then works with one manifest of each version from its beginning to its
+    end. `latest` is resolved at each call. A run that writes a bundle needs a new reader afterwards.
+    """
+
+    def __init__(self, models_uri: str, job: str = TRAIN) -> None:
+        self._models_uri, self._job = models_uri, job
+        self._read: dict[str, Manifest] = {}
+
+    def manifest(self, version: str) -> Manifest:
+        """See `read_manifest`, which is called once for each version."""
+        named = _latest(self._models_uri, self._job) if version == LATEST else version
+        if named not in self._read:
+            self._read[named] = read_manifest(self._models_uri, named, self._job)
+        return self._read[named]
+
+
 def read_manifest(models_uri: str, version: str, job: str = TRAIN) -> Manifest:
-    """The manifest of a whole bundle, its files compared with their checksums.
+    """The manifest of a whole bundle, once its files have been compared with their checksums.
 
     Args:
         models_uri: where bundles lie.
@@ -162,8 +183,11 @@ def _parsed(text: bytes, folder: str, job: str) -> Manifest:
         )
     try:
         return Manifest.from_json(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"manifest of bundle {folder} is damaged ({error!r}): {_retrain(folder, job)}") from error
+    except (ValidationError, KeyError, TypeError) as error:
+        problems = repr(error)
+        if isinstance(error, ValidationError):
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"manifest of bundle {folder} is damaged ({problems}): {_retrain(folder, job)}") from error
 
 
 def _retrain(folder: str, job: str) -> str:

@@ -6,7 +6,9 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from features.core.contract import Contract
 from features.core.errors import BundleError, DateError
@@ -21,6 +23,8 @@ FORMAT = 4
 """Raised when the meaning of a manifest changes."""
 
 TRAIN, PRETRAIN = "train_model", "pretrain_model"
+
+StoredProfile = Annotated[Profile, BeforeValidator(Profile.from_dict), PlainSerializer(Profile.to_dict)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +59,14 @@ class Manifest:
     model: ModelSettings
     training_dates: tuple[dt.date, ...]
     validation_date: dt.date
-    metrics: Mapping[str, float]
-    history: Sequence[Mapping[str, float]]
+    metrics: Mapping[str, int | float]
+    history: Sequence[Mapping[str, int | float]]
     provenance: Mapping[str, Any]
     libraries: Mapping[str, str]
     created_at: str
     files: Mapping[str, str]
     calibration: Calibration
-    profile: Profile | None = None
+    profile: StoredProfile | None = None
     verdict: Verdict | None = None
     candidate: str | None = None
     job: str = TRAIN
@@ -70,32 +74,12 @@ class Manifest:
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain |= {
-            "contract": self.contract.to_dict(),
-            "encoding": self.encoding.to_dict(),
-            "model": self.model.model_dump(mode="json"),
-            "calibration": self.calibration.to_dict(),
-            "profile": self.profile.to_dict() if self.profile else None,
-            "verdict": self.verdict.to_dict() if self.verdict else None,
-        }
-        return json.dumps(plain, indent=1, default=str)
+        return json.dumps(TypeAdapter(Manifest).dump_python(self, mode="json"), indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Rebuild from `to_json`; raises ValueError, KeyError or TypeError on anything else."""
-        stored = json.loads(text)
-        stored |= {
-            "contract": Contract.from_dict(stored["contract"]),
-            "encoding": Encoding.from_dict(stored["encoding"]),
-            "model": ModelSettings(**stored["model"]),
-            "training_dates": tuple(map(dt.date.fromisoformat, stored["training_dates"])),
-            "validation_date": dt.date.fromisoformat(stored["validation_date"]),
-            "calibration": Calibration.from_dict(stored["calibration"]),
-            "profile": Profile.from_dict(stored["profile"]) if stored["profile"] else None,
-            "verdict": Verdict.from_dict(stored["verdict"]) if stored["verdict"] else None,
-        }
-        return cls(**stored)
+        """Rebuild from `to_json`; raises ValidationError, KeyError or TypeError on anything else."""
+        return TypeAdapter(cls).validate_json(text)
 
 
 def check_fits(manifest: Manifest, contract: Contract, outputs: Sequence[str] = ()) -> None:

@@ -134,7 +134,10 @@ class TensorMaker:
         return Labelled(encoded, ranks.astype(np.int32), log_values, weights, members, targets)
 
     def tensors(self, rows: Chosen) -> Tensors:
-        """See `to_tensors`; `target_tier`, `target_log_value`, `target_weight`, `member`, [n] each; and `targets`."""
+        """The tensors of `Encoded.padded`, and what came true.
+
+        That is `target_tier`, `target_log_value`, `target_weight` and `member`, [n] each, and those of `targets`.
+        """
         width = trimmed(self.width, rows.lengths, self.trim)
         parts = [self._of_buffer(buffer, places, width) for buffer, places in rows.by_buffer()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,11 +34,6 @@ class ShardSet:
     uris: tuple[str, ...]
     rows: tuple[int, ...]
     mean_weight: float = 1.0
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> ShardSet:
-        """Rebuild from `dataclasses.asdict`, also after a way through JSON."""
-        return cls(tuple(stored["uris"]), tuple(stored["rows"]), stored["mean_weight"])
 
     def of_rank(self, rank: int, ranks: int) -> tuple[int, ...]:
         """Numbers of the shards that a rank reads."""

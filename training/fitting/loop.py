@@ -53,7 +53,7 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         after_epoch: called with each new entry of the history, once the checkpoint is written.
 
     Returns:
-        JSON-ready: `history` of all members, one after the other; `best_epoch` of the first; the figures
+        JSON-ready: `history` of all networks, one after the other; `best_epoch` of the first; the figures
         of `_validated` for the model; `largest_difference` between the weights of the ranks, `weights` (their
         number), `resumed_epochs`.
     """
@@ -62,8 +62,8 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
 
     rank = ranks.start(plan.settings.mixed_precision)
     rows = _Rows.of(plan)
-    trained = [_train_member(plan, number, rank, rows, after_epoch) for number in range(plan.settings.ensemble)]
-    model = ensemble([member.model for member in trained])
+    trained = [_train_network(plan, number, rank, rows, after_epoch) for number in range(plan.settings.ensemble)]
+    model = ensemble([network.model for network in trained])
     difference = ranks.largest_difference(model.variables)
     if rank.first:
         save_model(model, plan.model_uri)
@@ -72,12 +72,12 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
         step = compiled_validation(model, plan.model.targets)
         validation = _validated(Forecasting(), plan, rank, step, rows.validation)
     return {
-        "history": [entry for member in trained for entry in member.history],
+        "history": [entry for network in trained for entry in network.history],
         "best_epoch": trained[0].best_epoch,
         **validation,
         "largest_difference": difference,
         "weights": int(sum(np.prod(w.shape) for w in model.trainable_variables)),
-        "resumed_epochs": sum(member.resumed for member in trained),
+        "resumed_epochs": sum(network.resumed for network in trained),
     }
 
 
@@ -98,7 +98,7 @@ class _Rows:
         )
 
 
-def _train_member(
+def _train_network(
     plan: Plan,
     number: int,
     rank: ranks.Rank,
@@ -106,8 +106,8 @@ def _train_member(
     after_epoch: Callable[[Mapping[str, float]], None] | None,
 ) -> _State:
     """A network of the ensemble with the weights of its best epoch."""
-    ranks.seed(plan.member(number).settings.seed)
-    state = _State.start(plan.member(number), number, rank, rows)
+    ranks.seed(plan.of_network(number).settings.seed)
+    state = _State.start(plan.of_network(number), number, rank, rows)
     while state.epochs < state.last_epoch and not state.out_of_patience():
         state.run_epoch()
         if rank.first:

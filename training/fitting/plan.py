@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+
+from pydantic import TypeAdapter
 
 from features.core.contract import Contract
 from training.examples import labelled_rows
@@ -21,7 +22,7 @@ TRIM = 16
 """Batches are padded to a multiple of this many events: few enough shapes, little enough padding."""
 
 _SEEDS_APART = 1_000_003
-"""Between the seeds of an ensemble's members, so that ensembles of neighbouring seeds share none."""
+"""Distance between the seeds of an ensemble's networks, so that ensembles of neighbouring seeds share none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,45 +64,12 @@ class Plan:
 
     def to_json(self) -> str:
         """Text form, the inverse of `from_json`."""
-        return json.dumps(
-            {
-                "key": self.key,
-                "contract": self.contract.to_dict(),
-                "encoding": self.encoding.to_dict(),
-                "model": self.model.model_dump(mode="json"),
-                "settings": self.settings.model_dump(mode="json", by_alias=True),
-                "training": dataclasses.asdict(self.training),
-                "validation": dataclasses.asdict(self.validation),
-                "checkpoint_uri": self.checkpoint_uri,
-                "model_uri": self.model_uri,
-                "progress_uri": self.progress_uri,
-                "encoder_uri": self.encoder_uri,
-                "teacher_uri": self.teacher_uri,
-                "pretraining": self.pretraining.model_dump(mode="json") if self.pretraining else None,
-                "until": self.until,
-            }
-        )
+        return TypeAdapter(Plan).dump_json(self, by_alias=True).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Rebuild from `to_json`."""
-        stored = json.loads(text)
-        shards = {name: ShardSet.from_dict(stored[name]) for name in ("training", "validation")}
-        return cls(
-            key=stored["key"],
-            contract=Contract.from_dict(stored["contract"]),
-            encoding=Encoding.from_dict(stored["encoding"]),
-            model=ModelSettings(**stored["model"]),
-            settings=TrainingSettings(**stored["settings"]),
-            **shards,
-            checkpoint_uri=stored["checkpoint_uri"],
-            model_uri=stored["model_uri"],
-            progress_uri=stored["progress_uri"],
-            encoder_uri=stored["encoder_uri"],
-            teacher_uri=stored["teacher_uri"],
-            pretraining=PretrainingSettings(**stored["pretraining"]) if stored["pretraining"] else None,
-            until=tuple(stored["until"]),
-        )
+        return TypeAdapter(cls).validate_json(text)
 
     def tensor_maker(self) -> TensorMaker:
         """How this training makes tensors."""
@@ -126,7 +94,7 @@ class Plan:
         """Share of the tier's loss that follows the teacher."""
         return 0.0 if self.teacher_uri is None else self.settings.teacher_weight
 
-    def member(self, number: int) -> Plan:
+    def of_network(self, number: int) -> Plan:
         """How a network of the ensemble is trained, from 0: with a seed and a checkpoint of its own."""
         if not number:
             return self

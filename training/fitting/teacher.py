@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from features.core import places
 from features.core.contract import Contract
@@ -96,14 +96,12 @@ class Teacher:
 
     def save(self, address: str) -> None:
         """Write it as JSON."""
-        content = {"contract": self.contract.to_dict(), "trees": self.trees}
-        places.write_bytes(address, json.dumps(content).encode())
+        places.write_bytes(address, TypeAdapter(Teacher).dump_json(self))
 
     @classmethod
     def load(cls, address: str) -> Teacher:
         """Read what `save` has written."""
-        stored = json.loads(places.read_bytes(address))
-        return cls(Contract.from_dict(stored["contract"]), tuple(stored["trees"]))
+        return TypeAdapter(cls).validate_json(places.read_bytes(address))
 
 
 def teacher_of(

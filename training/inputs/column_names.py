@@ -18,7 +18,7 @@ TIER_RANK = "current_tier_rank"
 
 
 def required_columns(contract: Contract) -> tuple[str, ...]:
-    """Columns that `to_tensors` reads."""
+    """Columns that tensors are made from, see `training.inputs.tensors.Encoded.of`."""
     return (*contract.input_columns, AS_OF)
 
 

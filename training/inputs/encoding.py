@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,11 @@ TIME_CHANNELS = ("age", "gap", "weekday_sin", "weekday_cos", "hour_sin", "hour_c
 """Channels of every event that follow from its age and the as-of date."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """Mean, standard deviation (1 for a constant), least and greatest value of a channel after its logarithm.
 
-    What lies outside the range of the training rows counts as its end: a network cannot know what a tenure means that
-    none of them had, and one absurd amount must not drown a forecast.
+    A value outside the range of the training rows counts as the nearest end: a network cannot know what a tenure means
+    that none of these rows had, and one absurd amount must not drown a forecast.
     """
 
     mean: float
@@ -52,25 +51,6 @@ class Encoding:
     channels: Mapping[str, Scale]
     aggregates: Mapping[str, Scale]
     indicated: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {
-            "vocabulary": {channel: list(values) for channel, values in self.vocabulary.items()},
-            "channels": {name: list(dataclasses.astuple(s)) for name, s in self.channels.items()},
-            "aggregates": {name: list(dataclasses.astuple(s)) for name, s in self.aggregates.items()},
-            "indicated": list(self.indicated),
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Encoding:
-        """Rebuild from `to_dict`; raises KeyError on a missing field."""
-        return cls(
-            vocabulary={channel: tuple(values) for channel, values in stored["vocabulary"].items()},
-            channels={name: Scale(*numbers) for name, numbers in stored["channels"].items()},
-            aggregates={name: Scale(*numbers) for name, numbers in stored["aggregates"].items()},
-            indicated=tuple(stored["indicated"]),
-        )
 
 
 def signed_log(values: Array) -> Array:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,25 +106,6 @@ class Statistics:
         for channel, counts in other.values.items():
             self.values[channel].update(counts)
             _forget_rare(self.values[channel])
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {
-            "channels": {name: dataclasses.asdict(m) for name, m in self.channels.items()},
-            "aggregates": {name: dataclasses.asdict(m) for name, m in self.aggregates.items()},
-            "values": {name: dict(counts) for name, counts in self.values.items()},
-            "weight": self.weight,
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Statistics:
-        """Rebuild from `to_dict`."""
-        return cls(
-            {name: Moments(**m) for name, m in stored["channels"].items()},
-            {name: Moments(**m) for name, m in stored["aggregates"].items()},
-            {name: Counter(counts) for name, counts in stored["values"].items()},
-            stored["weight"],
-        )
 
     def encoding(self, vocabulary_size: int) -> Encoding:
         """Scales and vocabularies; values of equal frequency are ordered by their text."""

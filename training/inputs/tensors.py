@@ -1,7 +1,7 @@
-"""The one way from rows of `sequences` to padded arrays, in training and in scoring. Pure, no loop over users.
+"""The one way from rows of `sequences` to padded arrays, in training and in scoring: `Encoded.of`, then `padded`.
 
-Events stand on the left, oldest first, and padding follows them. A recurrent network can therefore run without a mask
-(no padding precedes an event) and leave padding out where it pools.
+It is pure and has no loop over members. Events stand on the left, oldest first, and padding follows them. So a
+recurrent network needs no mask while it runs (no padding precedes an event), and leaves out padding where it pools.
 """
 
 from __future__ import annotations
@@ -28,29 +28,6 @@ _DAY, _WEEK = 86_400, 604_800  # seconds
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, Monday being 0
 
 
-def to_tensors(
-    rows: pa.Table | pa.RecordBatch, contract: Contract, encoding: Encoding, width: int, trim: int | None = None
-) -> Tensors:
-    """Padded arrays of n rows of `sequences`.
-
-    Args:
-        rows: at least `required_columns` of the contract, with the types of `input_schema`.
-        contract: what the columns mean.
-        encoding: vocabulary and normalisation.
-        width: W, the newest events that are kept and the padded length.
-        trim: cut W to the longest row, rounded up to a multiple of this.
-
-    Returns:
-        `channels` [n, W, C] float32, `codes` [n, W, Q] int32 (0 padding, 1 unknown or null), `mask` [n, W] bool (True
-        for an event), `aggregates` [n, A] float32 (values, then null indicators), `tier` [n, K] float32 (one-hot).
-
-    Raises:
-        ValueError: an array is longer than the contract's length, or arrays of a row differ in length.
-    """
-    encoded = Encoded.of(rows, contract, encoding)
-    return encoded.padded(np.arange(rows.num_rows), trimmed(width, encoded.lengths, trim))
-
-
 def trimmed(width: int, lengths: npt.NDArray[np.int64], trim: int | None) -> int:
     """The width for rows of these lengths: the longest, rounded up to a multiple of `trim`; `width` without `trim`."""
     if trim is None:
@@ -60,7 +37,7 @@ def trimmed(width: int, lengths: npt.NDArray[np.int64], trim: int | None) -> int
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Rows of `sequences` as numbers, not yet padded, so that any of them can be put together at any width.
+    """Rows of `sequences` as numbers that are not padded yet: any of them can share a batch of any width.
 
     Attributes:
         lengths: [n] events of each row.
@@ -78,7 +55,17 @@ class Encoded:
 
     @classmethod
     def of(cls, rows: pa.Table | pa.RecordBatch, contract: Contract, encoding: Encoding) -> Encoded:
-        """Encode rows; see `to_tensors`. Categories may be dictionaries, which are looked up once per word."""
+        """Encode n rows of `sequences`.
+
+        Args:
+            rows: at least `required_columns` of the contract, with the types of `input_schema`. Categories may be
+                dictionaries, which are looked up once per word.
+            contract: what the columns mean.
+            encoding: vocabulary and normalisation.
+
+        Raises:
+            ValueError: an array is longer than the contract's length, or arrays of a row differ in length.
+        """
         batches = [rows] if isinstance(rows, pa.RecordBatch) else _whole_batches(rows, contract)
         events = [_Events.of(batch, contract) for batch in batches]
         count = sum(len(e.day) for e in events)
@@ -120,7 +107,18 @@ class Encoded:
         return np.cumsum(self.lengths)
 
     def padded(self, members: npt.NDArray[np.int64], width: int, rows: int | None = None) -> Tensors:
-        """The tensors of some rows, see `to_tensors`, filled up with empty rows to `rows`."""
+        """Padded arrays of some rows.
+
+        Args:
+            members: places of the m rows.
+            width: W, the newest events that are kept and the padded length.
+            rows: n, the rows of the arrays, of which the last n - m are empty; None: m.
+
+        Returns:
+            `channels` [n, W, C] float32, `codes` [n, W, Q] int32 (0 padding, 1 unknown or null), `mask` [n, W] bool
+            (True for an event), `aggregates` [n, A] float32 (values, then null indicators), `tier` [n, K] float32
+            (one-hot).
+        """
         n = len(members) if rows is None else rows
         kept, first = np.zeros((2, n, 1), np.int64)
         kept[: len(members), 0] = np.minimum(self.lengths[members], width)

@@ -18,28 +18,28 @@ def tensor_width(model: ModelSettings, contract: Contract) -> int:
     return min(int(model.resolved()["max_events"]), contract.length)
 
 
-def build_model(model: ModelSettings, contract: Contract, encoding: Encoding, members: int = 1) -> Any:
-    """The Keras model with fresh weights; with more than one member their ensemble."""
+def build_model(model: ModelSettings, contract: Contract, encoding: Encoding, networks: int = 1) -> Any:
+    """The Keras model with fresh weights: one network, or an ensemble of several."""
     from training.models.ensemble import ensemble
     from training.models.layers import Shapes
 
     shapes = Shapes.of(contract, encoding, tensor_width(model, contract), model.targets)
     parameters = parameters_class(model.name)(**model.parameters)
-    return ensemble([model_module(model.name).build(shapes, parameters) for _ in range(members)])
+    return ensemble([model_module(model.name).build(shapes, parameters) for _ in range(networks)])
 
 
 def in_precision(model: Any, plan: ModelSettings, contract: Contract, encoding: Encoding, precision: str) -> Any:
-    """The same network, with the same weights, computing in another precision than that it was loaded with."""
+    """The network with the same weights, computing in another precision."""
     import keras
 
-    from training.models.ensemble import members_of
+    from training.models.ensemble import networks_of
 
     if precision == "float32":
         return model
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy(f"mixed_{precision}")
     try:
-        again = build_model(plan, contract, encoding, len(members_of(model)))
+        again = build_model(plan, contract, encoding, len(networks_of(model)))
     finally:
         keras.config.set_dtype_policy(usual)
     again.set_weights(model.get_weights())

@@ -44,7 +44,7 @@ class Shapes:
 
     @classmethod
     def of(cls, contract: Contract, encoding: Encoding, width: int, targets: Sequence[str] = ()) -> Shapes:
-        """Sizes of the tensors that `training.inputs.tensors.to_tensors` makes of a contract and encoding."""
+        """Sizes of the tensors that `training.inputs.tensors.Encoded.padded` makes of a contract and encoding."""
         return cls(
             width=width,
             channels=len(TIME_CHANNELS) + len(contract.numeric),

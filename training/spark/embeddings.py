@@ -7,23 +7,22 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
-from training.bundles import bundle_folder
-from training.bundles.manifest import PRETRAIN, Manifest
+from training.bundles.manifest import Manifest
 from training.inputs.column_names import AS_OF
 from training.models import EMBEDDING
 from training.scoring.network_calls import NetworkCalls
 from training.settings.scoring import ScoringSettings
-from training.spark.predictors import load_once
+from training.spark.predictors import load_once, network_key, network_of_worker
 
-_loaded: dict[tuple[str, str, str], NetworkCalls] = {}
-"""Encoders of this Python worker by pretrained URI, version and settings."""
+_encoders: dict[tuple[tuple[str, str, str], str], NetworkCalls] = {}
+"""Encoders of this Python worker by network and settings."""
 
 
 def embedded(
     rows: pa.Table, as_of: dt.date, pretrained_uri: str, manifest: Manifest, settings: ScoringSettings
 ) -> pa.Table:
     """The embedding of each row of `sequences`: user_id, embedding (float32, length 1), version and as_of_date."""
-    vectors = encoder_of_worker(pretrained_uri, manifest.version, settings)(rows)
+    vectors = encoder_of_worker(pretrained_uri, manifest, settings)(rows)
     offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
     return pa.table(
         {
@@ -35,11 +34,10 @@ def embedded(
     )
 
 
-def encoder_of_worker(pretrained_uri: str, version: str, settings: ScoringSettings) -> NetworkCalls:
-    """The calls of a pretrained encoder that give [n, H], loaded by the first call in a process."""
+def encoder_of_worker(pretrained_uri: str, manifest: Manifest, settings: ScoringSettings) -> NetworkCalls:
+    """The calls of a pretrained encoder, which give [n, H]; loaded by the first call in a process."""
 
     def load() -> NetworkCalls:
-        manifest = bundle_folder.read_manifest(pretrained_uri, version, PRETRAIN)
-        return NetworkCalls(bundle_folder.load_model(pretrained_uri, manifest), manifest, settings, EMBEDDING)
+        return NetworkCalls(network_of_worker(pretrained_uri, manifest), manifest, settings, EMBEDDING)
 
-    return load_once(_loaded, (pretrained_uri, version, settings.model_dump_json()), load)
+    return load_once(_encoders, (network_key(pretrained_uri, manifest), settings.model_dump_json()), load)

@@ -12,7 +12,6 @@ from pyspark.sql import functions as f
 
 from features.core.arrays import Ranks
 from features.spark import workers
-from training.bundles import bundle_folder
 from training.bundles.manifest import Manifest
 from training.inputs.column_names import input_schema
 from training.reasons import importance
@@ -20,7 +19,7 @@ from training.reasons.attributions import Averages
 from training.reasons.importance import Overall
 from training.reasons.reason_codes import TARGETS, Attributions, reason_rows, reasons_of
 from training.settings.scoring import ExplanationSettings, ScoringSettings
-from training.spark.predictors import forecast, load_once
+from training.spark.predictors import forecast, load_once, network_of_worker
 
 COLUMNS = (
     "user_id STRING, target STRING, rank INT, reason STRING, wording STRING, contribution DOUBLE, probability DOUBLE, "
@@ -34,8 +33,8 @@ _KINDS = ("parts", "events", "probability", "average")
 _WHOLE = ""
 """In place of a reason: nothing is taken away."""
 
-_loaded: dict[tuple[str, str], Any] = {}
-"""Explainers of this Python worker by models URI, and by manifest, settings and averages."""
+_explainers: dict[tuple[str, str], Any] = {}
+"""The explainer of this Python worker, by models URI, and by manifest, settings and averages."""
 
 
 def sample(sequences: DataFrame, most: int) -> DataFrame:
@@ -146,8 +145,8 @@ def _explainer_of_worker(models_uri: str, manifest: Manifest, averages: Averages
     def load() -> Any:
         from training.reasons.attributions import Explainer
 
-        _loaded.clear()  # each date has averages of its own
-        return Explainer(bundle_folder.load_model(models_uri, manifest), manifest, averages, settings, _ROWS_PER_CALL)
+        _explainers.clear()  # each date has averages of its own
+        return Explainer(network_of_worker(models_uri, manifest), manifest, averages, settings, _ROWS_PER_CALL)
 
     key = (models_uri, manifest.to_json() + settings.model_dump_json() + averages.id)
-    return load_once(_loaded, key, load)
+    return load_once(_explainers, key, load)

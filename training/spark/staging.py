@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as f
 
@@ -22,7 +23,7 @@ from features.core.contract import Contract, outcome_column
 from features.core.errors import TrainingDataError
 from features.spark import workers
 from training.examples.example_weights import uniqueness
-from training.examples.shards import SPLITS, ShardSet, example_schema, shard_uri, write_shards
+from training.examples.shards import ShardSet, example_schema, shard_uri, write_shards
 from training.inputs.column_names import AS_OF, MEMBER, OUTCOME_RANK, OUTCOME_VALUE, WEIGHT, required_columns
 from training.inputs.encoding import Encoding
 from training.inputs.encoding_statistics import Statistics
@@ -48,17 +49,14 @@ class Examples:
     validation: ShardSet
     encoding: Encoding
 
-    def to_json(self) -> str:
+    def to_json(self) -> bytes:
         """Text form, the inverse of `from_json`."""
-        splits = {split: dataclasses.asdict(getattr(self, split)) for split in SPLITS}
-        return json.dumps({**splits, "encoding": self.encoding.to_dict()})
+        return TypeAdapter(Examples).dump_json(self)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Examples:
+    def from_json(cls, text: bytes) -> Examples:
         """Rebuild from `to_json`."""
-        stored = json.loads(text)
-        training, validation = (ShardSet.from_dict(stored[split]) for split in SPLITS)
-        return cls(training, validation, Encoding.from_dict(stored["encoding"]))
+        return TypeAdapter(cls).validate_json(text)
 
 
 def data_identity(
@@ -165,15 +163,15 @@ def stage(
     found = {(row["split"], row["shard"]): row for row in written}
     counts = [[found[s, k]["rows"] if (s, k) in found else 0 for k in range(settings.shards)] for s in (0, 1)]
     _check_counts(counts, settings)
-    statistics = Statistics.empty(contract)
+    statistics, stored = Statistics.empty(contract), TypeAdapter(Statistics)
     for shard in range(settings.shards):
-        statistics.merge(Statistics.from_dict(json.loads(found[0, shard]["statistics"])))
+        statistics.merge(stored.validate_json(found[0, shard]["statistics"]))
     training, validation = (
         ShardSet(tuple(shard_uri(folder, split, k) for k in range(settings.shards)), tuple(counts[split]), weight)
         for split, weight in ((0, statistics.weight / sum(counts[0])), (1, 1.0))
     )
     staged = Examples(training, validation, statistics.encoding(settings.vocabulary_size))
-    places.write_bytes(marker, staged.to_json().encode())
+    places.write_bytes(marker, staged.to_json())
     return staged
 
 
@@ -240,13 +238,14 @@ def _arranged(rows: DataFrame, settings: TrainingSettings) -> DataFrame:
 
 def _shard_writer(schema: pa.Schema, contract: Contract, folder: str, row_group_rows: int) -> Any:
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        stored = TypeAdapter(Statistics)
         for split, shard, rows, statistics in write_shards(batches, schema, contract, folder, row_group_rows):
             yield pa.RecordBatch.from_pydict(
                 {
                     "split": pa.array([split], pa.int32()),
                     "shard": pa.array([shard], pa.int32()),
                     "rows": pa.array([rows], pa.int64()),
-                    "statistics": pa.array([json.dumps(statistics.to_dict())]),
+                    "statistics": pa.array([stored.dump_json(statistics).decode()]),
                 }
             )
 

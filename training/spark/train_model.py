@@ -200,9 +200,9 @@ class _Work:
 
 def best_epochs(manifest: Manifest) -> tuple[int, ...]:
     """The epoch of least validation loss, from 1, of each network of a bundle."""
-    members = sorted({entry["member"] for entry in manifest.history})
-    of_members = ([entry for entry in manifest.history if entry["member"] == member] for member in members)
-    return tuple(int(min(epochs, key=lambda entry: entry["validation_loss"])["epoch"]) for epochs in of_members)
+    networks = sorted({entry["member"] for entry in manifest.history})
+    of_networks = ([entry for entry in manifest.history if entry["member"] == network] for network in networks)
+    return tuple(int(min(epochs, key=lambda entry: entry["validation_loss"])["epoch"]) for epochs in of_networks)
 
 
 def training_key(

@@ -190,10 +190,10 @@ def _forecast(
 
     These are up to about `max_rows` rows.
     """
-    version, contract, shards = manifest.version, manifest.contract, split.filled()
+    contract, shards = manifest.contract, split.filled()
 
     def work(portion: int) -> Iterator[dict[str, Array]]:
-        predictor, shard = predictor_of_worker(models_uri, version, scoring), shards[portion]
+        predictor, shard = predictor_of_worker(models_uri, manifest, scoring), shards[portion]
         rows = split.sample(shard, max_rows)
         found = {
             "shard": np.full(rows.num_rows, shard),

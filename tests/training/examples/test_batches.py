@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.training_examples import CONTRACT, example_rows, stage_rows
+from tests.data.training_examples import CONTRACT, example_rows, stage_rows, to_tensors
 from training.examples.batches import prefetch, training_batches, validation_batches
 from training.examples.labelled_rows import Chosen, EncodedRows, TensorMaker
 from training.examples.shards import ShardSet, example_schema
 from training.inputs.encoding_statistics import Statistics
-from training.inputs.tensors import Tensors, to_tensors
+from training.inputs.tensors import Tensors
 
 SHARDS = 4
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.core.errors import StorageError
-from tests.data.training_examples import CONTRACT, JUDGING, TARGETS, example_rows, plan, settings
+from tests.data.training_examples import CONTRACT, JUDGING, TARGETS, example_rows, plan, settings, to_tensors
 from training.examples.batches import training_batches
 from training.examples.labelled_rows import EncodedRows
 from training.fitting import checkpoint, ranks
@@ -26,10 +26,9 @@ from training.fitting.forecasting import compiled_steps
 from training.fitting.loop import learning_rate, train
 from training.fitting.plan import Plan
 from training.fitting.teacher import Teacher
-from training.inputs.tensors import to_tensors
 from training.models import REGISTRY
 from training.models.create import build_model, in_precision
-from training.models.ensemble import members_of
+from training.models.ensemble import networks_of
 from training.models.settings import ModelSettings
 from training.spark.train_model import training_key
 from training.spark.training_run import taught
@@ -114,14 +113,14 @@ def test_an_ensemble_averages_networks_of_seeds_of_their_own(tmp_path: Path) -> 
     assert result["resumed_epochs"] == 3
     assert [(e["member"], e["epoch"]) for e in result["history"]] == [(m, e) for m in (1, 2, 3) for e in (1, 2)]
     loaded = keras.saving.load_model(made.model_uri, compile=False, safe_mode=True)
-    members = members_of(loaded)
-    assert len(members) == 3
+    networks = networks_of(loaded)
+    assert len(networks) == 3
     rows = example_rows(64, 2)
     tensors = to_tensors(rows, CONTRACT, made.encoding, 24)
-    answers = [np.array(member(tensors)["tier"]) for member in members]
-    for number, member in enumerate(members):
-        kept = [v for v in _final(made.member(number)).best if v.dtype == np.float32]  # not the state of dropout
-        for mine, best in zip(member.trainable_variables, kept, strict=True):
+    answers = [np.array(network(tensors)["tier"]) for network in networks]
+    for number, network in enumerate(networks):
+        kept = [v for v in _final(made.of_network(number)).best if v.dtype == np.float32]  # not the state of dropout
+        for mine, best in zip(network.trainable_variables, kept, strict=True):
             np.testing.assert_array_equal(mine.numpy(), best)
     np.testing.assert_array_equal(answers[0], keras.saving.load_model(alone.model_uri)(tensors)["tier"])
     assert np.abs(answers[1] - answers[2]).max() > 0.001
@@ -129,16 +128,16 @@ def test_an_ensemble_averages_networks_of_seeds_of_their_own(tmp_path: Path) -> 
     np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=1e-6)
     wanted = -np.log(found[np.arange(64), rows["outcome_tier_rank"].to_numpy()]).mean()
     assert result["validation_loss"] == pytest.approx(wanted, rel=1e-5)
-    assert result["weights"] == 3 * sum(np.prod(w.shape) for w in members[0].trainable_variables)
+    assert result["weights"] == 3 * sum(np.prod(w.shape) for w in networks[0].trainable_variables)
     progress = json.loads(Path(made.progress_uri).read_bytes())
     assert progress["step"] == progress["steps"] == 30
     half = in_precision(loaded, made.model, CONTRACT, made.encoding, "bfloat16")(tensors)["tier"]
     np.testing.assert_allclose(half, found, atol=0.03)
 
 
-def _stopped_at(member: int, epoch: int) -> Callable[[Mapping[str, float]], None]:
+def _stopped_at(network: int, epoch: int) -> Callable[[Mapping[str, float]], None]:
     def stop(entry: Mapping[str, float]) -> None:
-        if (entry["member"], entry["epoch"]) == (member, epoch):
+        if (entry["member"], entry["epoch"]) == (network, epoch):
             raise KilledError
 
     return stop

@@ -25,6 +25,7 @@ from tests.data.training_examples import (
     plan,
     pretraining,
     settings,
+    to_tensors,
 )
 from training.bundles import bundle_folder
 from training.bundles.bundle_folder import MODEL_FILE
@@ -36,7 +37,7 @@ from training.fitting.plan import Plan
 from training.fitting.pretraining import contrastive_loss, next_event_loss
 from training.fitting.slices import cut, drawn_slices, sliced
 from training.inputs.column_names import MEMBER
-from training.inputs.tensors import Tensors, to_tensors
+from training.inputs.tensors import Tensors
 from training.models import encoder_shape, with_encoders
 from training.models.create import build_model
 from training.models.settings import ModelSettings
@@ -317,13 +318,13 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, pretrained: tuple[Plan, di
 def test_embeddings_have_length_one_and_depend_on_their_row_alone(bundled: tuple[str, Manifest]) -> None:
     place, manifest = bundled
     rows = example_rows(60, 8)
-    embed = encoder_of_worker(place, manifest.version, SCORING)
+    embed = encoder_of_worker(place, manifest, SCORING)
     found = embed(rows)
     assert found.shape == (60, 3 * 6)
     lengths = np.array([len(a) for a in rows["seq_age"].to_pylist()])
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), lengths > 0, atol=1e-6)
     np.testing.assert_array_equal(found[::7], np.concatenate([embed(rows.slice(i, 1)) for i in range(0, 60, 7)]))
-    assert encoder_of_worker(place, manifest.version, SCORING) is embed
+    assert encoder_of_worker(place, manifest, SCORING) is embed
 
 
 def test_the_pretrained_encoder_that_settings_name_is_found(bundled: tuple[str, Manifest]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import TypeAdapter
 
 from tests.data.training_examples import CONTRACT, example_rows, stage_rows
 from training.examples.shards import example_schema, write_shards
@@ -55,7 +55,8 @@ def test_constant_and_absent_values_keep_a_deviation_of_one() -> None:
 def test_statistics_round_trip_through_json() -> None:
     found = Statistics.empty(CONTRACT)
     found.add(example_rows(20), CONTRACT)
-    assert Statistics.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    stored = TypeAdapter(Statistics)
+    assert stored.validate_json(stored.dump_json(found)) == found
 
 
 def test_shards_and_statistics_do_not_depend_on_the_batches(tmp_path: Path) -> None:
@@ -66,10 +67,7 @@ def test_shards_and_statistics_do_not_depend_on_the_batches(tmp_path: Path) -> N
     for size in (100, 17, 1):
         folder = tmp_path / str(size)
         batches = rows.combine_chunks().to_batches(max_chunksize=size)
-        sums = [
-            (k, n, s.to_dict())
-            for _, k, n, s in write_shards(batches, example_schema(CONTRACT), CONTRACT, str(folder), 16)
-        ]
+        sums = [(k, n, s) for _, k, n, s in write_shards(batches, example_schema(CONTRACT), CONTRACT, str(folder), 16)]
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         results.append((sums, files))
     assert [(k, n) for k, n, _ in results[0][0]] == [(0, 50), (1, 13), (4, 37)]

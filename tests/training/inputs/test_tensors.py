@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from typing import Any
 
@@ -13,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from tests.data.training_examples import CONTRACT, DATE, SHELVES, example_rows
+from tests.data.training_examples import CONTRACT, DATE, SHELVES, example_rows, to_tensors
 from training.inputs.column_names import input_schema
 from training.inputs.encoding import FIRST_CODE, PADDING, UNKNOWN, Encoding, Scale
 from training.inputs.encoding_statistics import Statistics
-from training.inputs.tensors import to_tensors
 
 SCHEMA = input_schema(CONTRACT)
 ENCODING = Encoding(
@@ -188,7 +187,8 @@ def test_encoding_round_trips_through_json() -> None:
     statistics = Statistics.empty(CONTRACT)
     statistics.add(example_rows(50), CONTRACT)
     encoding = statistics.encoding(3)
-    assert Encoding.from_dict(json.loads(json.dumps(encoding.to_dict()))) == encoding
+    stored = TypeAdapter(Encoding)
+    assert stored.validate_json(stored.dump_json(encoding)) == encoding
 
 
 def test_contract_without_categorical_channels_or_aggregates() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.data.training_examples import CONTRACT, SMALL, example_rows
+from tests.data.training_examples import CONTRACT, SMALL, example_rows, to_tensors
 from training.inputs.encoding_statistics import Statistics
-from training.inputs.tensors import Tensors, to_tensors
+from training.inputs.tensors import Tensors
 from training.models import REGISTRY
 from training.models.create import build_model
 from training.models.settings import ModelSettings

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from features.core.errors import TrainingDataError
+from features.core import places
+from features.core.errors import BundleError, TrainingDataError
 from features.storage import schemas
 from features.storage.file_writer import write_file
 from features.storage.table_log import TableFile
@@ -25,12 +26,12 @@ from features.storage.user_ranges import UserRange, user_ranges
 from jobs.steps.members import Members
 from jobs.steps.scores import Scoring, score, write_scores
 from tests.data.bundles import ROWS, saved_bundle
-from tests.data.training_examples import CONTRACT, SCORING, SMALL, TARGETS, encoding_of, manifest_of
+from tests.data.training_examples import CONTRACT, SCORING, SMALL, TARGETS, encoding_of, manifest_of, to_tensors
 from training.bundles import bundle_folder
 from training.bundles.bundle_folder import MODEL_FILE
 from training.bundles.manifest import Manifest
 from training.inputs.column_names import input_schema
-from training.inputs.tensors import Encoded, to_tensors
+from training.inputs.tensors import Encoded
 from training.judging import drift
 from training.judging.calibration import Calibration
 from training.judging.drift import PREDICTED_TIER, Profile
@@ -86,15 +87,15 @@ def scores(spark: SparkSession, models: str, manifest: Manifest) -> DataFrame:
 
 def test_half_precision_changes_probabilities_little(models: str, manifest: Manifest) -> None:
     half = SCORING.model_copy(update={"precision": "bfloat16"})
-    exact, found = (predictor_of_worker(models, manifest.version, s)(SEQUENCES) for s in (SCORING, half))
+    exact, found = (predictor_of_worker(models, manifest, s)(SEQUENCES) for s in (SCORING, half))
     assert 0 < np.abs(found - exact).max() < 0.03
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_a_forecast_does_not_depend_on_how_many_rows_a_call_has(models: str, name: str) -> None:
-    own = saved_bundle(models, name)
-    predictor = predictor_of_worker(models, own.version, SCORING.model_copy(update={"model_rows": 250}))
+def test_a_forecast_does_not_depend_on_how_many_rows_a_call_has(tmp_path: Path, name: str) -> None:
+    own = saved_bundle(str(tmp_path), name)
+    predictor = predictor_of_worker(str(tmp_path), own, SCORING.model_copy(update={"model_rows": 250}))
     many = pa.concat_tables([SEQUENCES] * 2)
     whole = predictor(many)
     for few in (1, 7, 64, 130):
@@ -105,7 +106,7 @@ def test_each_row_is_in_one_call_of_its_own_width(models: str, manifest: Manifes
     many = pa.concat_tables([SEQUENCES] * 12)
     encoded = Encoded.of(many, CONTRACT, manifest.encoding)
     for rows, together in ((16, 16), (64, 64), (100, 64)):
-        predictor = predictor_of_worker(models, manifest.version, SCORING.model_copy(update={"model_rows": rows}))
+        predictor = predictor_of_worker(models, manifest, SCORING.model_copy(update={"model_rows": rows}))
         calls = list(predictor.calls(encoded))
         assert sorted(np.concatenate([members for members, _ in calls])) == list(range(len(many)))
         sizes = [len(tensors["mask"]) for _, tensors in calls]
@@ -120,7 +121,7 @@ def test_each_row_is_in_one_call_of_its_own_width(models: str, manifest: Manifes
 
 def test_scores_are_calibrated_by_the_bundle(spark: SparkSession, models: str, manifest: Manifest) -> None:
     mended = dataclasses.replace(manifest, calibration=Calibration((0.5, 1.0, 2.0), ((0.3, 0.0, -0.1),) * 3))
-    raw = predictor_of_worker(models, manifest.version, SCORING)(SEQUENCES)
+    raw = predictor_of_worker(models, manifest, SCORING)(SEQUENCES)
     current = SEQUENCES["current_tier_rank"].to_numpy().astype(np.int64)
     rows = score(spark, Scoring(_members(SEQUENCES, 3), mended, models, SCORING)).toArrow().sort_by("user_id")
     found = np.stack([rows[f"p_{tier}"].to_numpy() for tier in TIERS], axis=1)
@@ -240,15 +241,37 @@ def test_a_row_alone_scores_as_among_others(tmp_path: Path, name: str) -> None:
     assert predict(rows.slice(0, 0)).shape == (0, 3)
 
 
-def test_sql_gives_what_the_function_gives(
-    spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest
+def test_sql_gives_the_probabilities_of_the_scores(
+    spark: SparkSession, scores: DataFrame, models: str, manifest: Manifest, tmp_path: Path
 ) -> None:
-    register_scoring_udf(spark, "tier_probabilities", manifest, models, SCORING)
-    spark.createDataFrame(SEQUENCES).createOrReplaceTempView("sequences_to_score")
-    found = spark.sql("SELECT user_id, tier_probabilities(struct(*))[1] AS p FROM sequences_to_score").toPandas()
-    expected = scores.select("user_id", "p_silver").toPandas()
-    merged = found.merge(expected, on="user_id")
-    np.testing.assert_array_equal(merged["p"], merged["p_silver"])
+    """The example of the guide: register the function, read `sequences`, select probabilities."""
+    bundle_folder.point_latest(models, manifest.version)
+    spark.createDataFrame(SEQUENCES).write.format("delta").save(f"{tmp_path}/tables/sequences")
+    register_scoring_udf(spark, "tier_probabilities", models, SCORING)
+    spark.read.format("delta").load(f"{tmp_path}/tables/sequences").createOrReplaceTempView("sequences")
+    found = spark.sql(
+        f"""
+        SELECT user_id, p[0] AS p_base, p[1] AS p_silver, p[2] AS p_gold
+        FROM (SELECT user_id, tier_probabilities(struct(*)) AS p FROM sequences WHERE as_of_date = DATE'{DATE}')
+        ORDER BY p_gold DESC
+        """
+    )
+    columns = ["user_id", *(f"p_{tier}" for tier in TIERS)]
+    wanted = scores.select(columns).toArrow().sort_by("user_id")
+    assert found.columns == columns
+    assert wanted.num_rows == ROWS.num_rows
+    assert found.toArrow().sort_by("user_id").equals(wanted)
+
+
+def test_sql_does_not_forecast_with_a_damaged_bundle(
+    spark: SparkSession, manifest: Manifest, models: str, tmp_path: Path
+) -> None:
+    content = bundle_folder.read_file(models, manifest, MODEL_FILE)
+    bundle_folder.write_bundle(str(tmp_path), manifest, {MODEL_FILE: content})
+    (tmp_path / manifest.version / MODEL_FILE).write_bytes(content[:-1])
+    named = SCORING.model_copy(update={"model_version": manifest.version})
+    with pytest.raises(BundleError, match=r"model.keras is damaged"):
+        register_scoring_udf(spark, "tier_probabilities", str(tmp_path), named)
 
 
 def test_pandas_batches_become_the_arrow_rows_they_were(spark: SparkSession) -> None:
@@ -281,9 +304,29 @@ def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -
         collect_forecasts(scores, outcomes.where("false"), CONTRACT, 10)
 
 
-def test_a_worker_loads_a_bundle_once(models: str, manifest: Manifest) -> None:
-    first = predictor_of_worker(models, manifest.version, SCORING)
-    assert predictor_of_worker(models, manifest.version, SCORING) is first
+def test_a_worker_reads_and_loads_a_network_once(
+    models: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle_folder.write_bundle(str(tmp_path), manifest, {MODEL_FILE: places.read_bytes(f"{models}/made.keras")})
+    read = []
+    real = places.read_bytes
+
+    def reading(address: str) -> bytes:
+        read.append(address)
+        return real(address)
+
+    monkeypatch.setattr(places, "read_bytes", reading)
+    first = predictor_of_worker(str(tmp_path), manifest, SCORING)
+    assert predictor_of_worker(str(tmp_path), manifest, SCORING) is first
+    assert predictor_of_worker(str(tmp_path), manifest, SCORING.model_copy(update={"model_rows": 32})) is not first
+    assert read == [f"{tmp_path}/{manifest.version}/{MODEL_FILE}"]
+
+
+def test_a_worker_does_not_load_a_damaged_network(models: str, manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / manifest.version).mkdir()
+    (tmp_path / manifest.version / MODEL_FILE).write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"model.keras is damaged"):
+        predictor_of_worker(str(tmp_path), manifest, SCORING)
 
 
 @pytest.mark.parametrize("padding", [0, 0.15, 0.5])
@@ -322,7 +365,9 @@ def test_a_worker_imports_nothing_that_only_fitting_and_judging_need() -> None:
     """Each worker that scores pays for it, and each rank: seconds of every job."""
     line = """
 import sys
-from training import drift, loop, spark_scoring
+from training.fitting import loop
+from training.judging import drift
+from training.spark import predictors
 from training.fitting.ranks import load_keras
 load_keras()
 print(sorted({"sklearn", "scipy.stats", "scipy.optimize", "lightgbm", "matplotlib"} & set(sys.modules)))

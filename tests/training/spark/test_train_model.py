@@ -88,7 +88,7 @@ def test_two_ranks_train_an_ensemble_of_transformers_as_one_rank_does(spark: Spa
     assert together["largest_difference"] == 0.0
     assert together["validation_loss"] == pytest.approx(alone["validation_loss"], abs=1e-4)
     for number in (0, 1):
-        for mine, theirs in zip(_weights(one.member(number)), _weights(two.member(number)), strict=True):
+        for mine, theirs in zip(_weights(one.of_network(number)), _weights(two.of_network(number)), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
