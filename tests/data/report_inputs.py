@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from html.parser import HTMLParser
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from training.evaluation import comparison, curves, metrics
+from training.evaluation.fairness import Disparity, Fairness, Figure, Group
+from training.judging.drift import Shift
 from training.judging.verdict import TierCalibration, Verdict
 from training.reasons import importance
 from training.reasons.reason_codes import DOWNGRADE, TARGETS, UPGRADE
@@ -24,6 +27,25 @@ VERDICT = Verdict(
     (TierCalibration("t0", 150, 0.02, 0.04), TierCalibration("t1", 150, 0.09, 0.04)),
     {},
     ("not compared with x",),
+)
+
+STEADY = tuple(Shift(f"steady_{k:02d}", 0.01 * k, 0.1, 0.05, "steady") for k in range(15))
+NOW = (
+    Shift("spend_30d", 1.234, 0.5, 0.05, "refusal"),
+    Shift("tenure_days", 0.9, 2.25, 0.05, "expected"),
+    Shift("<events>", 0.3, 0.6, 0.05, "warning"),
+    *STEADY,
+)
+JUDGED = dataclasses.replace(VERDICT, drift=(Shift("spend_30d", 0.111, 0.01, 0.05, "steady"), *STEADY))
+FAIRNESS = Fairness(
+    evaluated=300,
+    known=120,
+    groups=(
+        Group("age", "19 <young>", 60, {"accuracy": Figure(0.71, 0.62, 0.8)}),
+        Group("age", "65+", 60, {"accuracy": Figure(0.81, 0.72, 0.9), "selection_rate": Figure(0.2, 0.1, 0.3)}),
+    ),
+    disparities=(Disparity("age", "accuracy", "19 <young>", "65+", 0.1, 0.15, "even"),),
+    suppressed={"age": ("45-54",), "size": ()},
 )
 
 
@@ -91,6 +113,34 @@ def inputs_of(case: dict[str, Any], **changes: Any) -> contents.ReportInputs:
 def whole(case: dict[str, Any]) -> contents.ReportInputs:
     """With all parts that take long to draw."""
     return inputs_of(case, reasons=overall_of(case["tiers"]), standings=curves.standings(**case, draws=20))
+
+
+def complete(case: dict[str, Any]) -> contents.ReportInputs:
+    """With every part that a report can have."""
+    counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
+    rivals = {"lightgbm": np.full(case["probabilities"].shape, 1 / 3), "forest": case["probabilities"]}
+    beside = comparison.compare(
+        **case, baselines=baselines.fit_baselines(counts), challengers=rivals, failed={"logistic": "no end"}, draws=20
+    )
+    far = dataclasses.replace(FAIRNESS.disparities[0], difference=0.4, level="refusal")
+    return dataclasses.replace(
+        whole(case),
+        comparison=beside,
+        gate=JUDGED,
+        drift=NOW,
+        trained_tiers=(50, 30, 20),
+        fairness=dataclasses.replace(FAIRNESS, disparities=(far,)),
+        versions={f"table {name}": "1234567890abcdef" * 4 for name in ("events", "sequences", "outcomes")},
+    )
+
+
+def forecast_only(case: dict[str, Any]) -> contents.ReportInputs:
+    """Before outcomes are known, of a published model."""
+    published = dataclasses.replace(JUDGED, reasons=())
+    return inputs_of(
+        case, comparison=None, gate=published, drift=NOW, trained_tiers=(50, 30, 20),
+        reasons=overall_of(case["tiers"], ()),
+    )  # fmt: skip
 
 
 class Page(HTMLParser):

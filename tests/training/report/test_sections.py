@@ -8,29 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.report_inputs import VERDICT, Page, forecast_case, inputs_of
-from training.evaluation.fairness import Disparity, Fairness, Figure, Group
-from training.judging.drift import Shift
+from tests.data.report_inputs import FAIRNESS, JUDGED, NOW, STEADY, Page, forecast_case, inputs_of
 from training.report import page
-
-STEADY = tuple(Shift(f"steady_{k:02d}", 0.01 * k, 0.1, 0.05, "steady") for k in range(15))
-NOW = (
-    Shift("spend_30d", 1.234, 0.5, 0.05, "refusal"),
-    Shift("tenure_days", 0.9, 2.25, 0.05, "expected"),
-    Shift("<events>", 0.3, 0.6, 0.05, "warning"),
-    *STEADY,
-)
-JUDGED = dataclasses.replace(VERDICT, drift=(Shift("spend_30d", 0.111, 0.01, 0.05, "steady"), *STEADY))
-FAIRNESS = Fairness(
-    evaluated=300,
-    known=120,
-    groups=(
-        Group("age", "19 <young>", 60, {"accuracy": Figure(0.71, 0.62, 0.8)}),
-        Group("age", "65+", 60, {"accuracy": Figure(0.81, 0.72, 0.9), "selection_rate": Figure(0.2, 0.1, 0.3)}),
-    ),
-    disparities=(Disparity("age", "accuracy", "19 <young>", "65+", 0.1, 0.15, "even"),),
-    suppressed={"age": ("45-54",), "size": ()},
-)
 
 
 @pytest.fixture(scope="module")
