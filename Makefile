@@ -44,8 +44,9 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --verbose 2>&1 | tail -n 12; exit $${PIPESTATUS[0]}
 
-docs: setup ## write docs/tables.md anew
+docs: setup ## write docs/tables.md and docs/settings.md anew
 	@$(BIN)/python -m jobs.describe_tables > docs/tables.md
+	@$(BIN)/python -m jobs.describe_settings > docs/settings.md
 
 package: setup ## the zip for --py-files and a wheel, into dist
 	@mkdir -p dist && rm -f dist/tiercast.zip
