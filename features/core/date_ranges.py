@@ -31,7 +31,7 @@ class DateRange(Strict):
 
     from_: dt.date = Field(alias="from", description="first as-of date")
     to: dt.date = Field(description="no as-of date after this one")
-    every: str = Field(pattern=STEP.pattern, description="step: 1mo, 2w, 7d")
+    every: str = Field(pattern=STEP.pattern, description="step from one date to the next: 1mo, 2w, 7d")
 
     @model_validator(mode="after")
     def _not_empty(self) -> DateRange:

@@ -1,7 +1,7 @@
-"""Typed settings of ingest, tiers, windows, sequences, quality and storage, as they stand in the YAML files.
+"""Settings of tiers, sequences, window features and the horizon, and the contract that follows from them.
 
-Each model rejects unknown keys. Cross-checks raise ValueError with a message for the person who edits the YAML;
-`jobs.settings` gathers all of them before Spark starts.
+Cross-checks raise ValueError with a message for the person who edits the YAML; `jobs.running.settings` gathers all of
+them before Spark starts.
 """
 
 from __future__ import annotations
@@ -21,18 +21,24 @@ from features.settings.source import Source
 class TierLevel(Strict):
     """One tier; the first has no thresholds."""
 
-    name: Name
-    from_: dict[Literal["spend", "purchases", "points"], Decimal] = Field({}, alias="from")
-    benefits: list[str] = Field(default_factory=list)
+    name: Name = Field(description="the tier's name, as it stands in the tables")
+    from_: dict[Literal["spend", "purchases", "points"], Decimal] = Field(
+        {},
+        alias="from",
+        description="least spend, purchases or points within the window; the same measures in each tier",
+    )
+    benefits: list[str] = Field(default_factory=list, description="what members of the tier get, in words")
 
 
 class Tiers(Strict):
     """The tier rule and what each tier gives its members."""
 
-    window_days: Days
-    combine: Literal["all_of", "any_of"] = "all_of"
+    window_days: Days = Field(description="days up to the as-of date whose events decide the tier")
+    combine: Literal["all_of", "any_of"] = Field(
+        "all_of", description="whether a tier asks for all of its thresholds or for any one of them"
+    )
     points: str | None = Field(None, description="SQL expression over an event that gives its points")
-    levels: list[TierLevel] = Field(min_length=2)
+    levels: list[TierLevel] = Field(min_length=2, description="the tiers, lowest first")
 
     @model_validator(mode="after")
     def _levels_make_a_rule(self) -> Tiers:
@@ -94,20 +100,26 @@ class Tiers(Strict):
 
 
 class SequenceSettings(Strict):
-    """Length and size of the work of the sequences."""
+    """How long sequences are, and how the work of building them is divided."""
 
-    length: Positive = Field(le=4096, description="L, the last events kept of each user")
-    rows_per_range: Positive = Field(description="events that one task holds at once, about; memory follows it")
-    dates_per_pass: Positive = Field(description="as-of dates that are answered by one reading of the events")
+    length: Positive = Field(le=4096, description="events kept of each member, the latest ones")
+    rows_per_range: Positive = Field(
+        description="events that one task holds at once, about; its memory grows with this"
+    )
+    dates_per_pass: Positive = Field(description="as-of dates that are built in one reading of the events")
     keep_days: Positive | None = Field(
-        None, description="compact drops sequences this much older than its date; they are built anew when asked for"
+        None,
+        description="days before the date of compact from which on sequences are dropped, to be built again when "
+        "needed; unset: all are kept",
     )
 
 
 class Features(Strict):
-    """The aggregates of each user."""
+    """The aggregates of each member."""
 
-    windows_days: list[Days] = Field(min_length=1)
+    windows_days: list[Days] = Field(
+        min_length=1, description="windows before the as-of date over which events are summed, in days, ascending"
+    )
 
     @model_validator(mode="after")
     def _increasing(self) -> Features:
@@ -117,11 +129,11 @@ class Features(Strict):
 
 
 class Horizon(Strict):
-    """The window that starts at the as-of date and whose tier is forecast, and what else becomes of the members."""
+    """The outcome window: it starts at the as-of date, and the tier that its events reach is forecast."""
 
-    days: Days
+    days: Days = Field(description="days of the outcome window")
     targets: tuple[Annotated[str, Field(pattern=TARGET)], ...] = Field(
-        (), description="what outcomes say beside: `tier_30d`, the tier after 30 days; `inactive`"
+        (), description="further outcomes: `tier_30d` is the tier after 30 days, `inactive` whether no event follows"
     )
 
     @model_validator(mode="after")

@@ -15,17 +15,24 @@ EVENT_COLUMNS = ("event_id", "user_id", "event_time", "event_type", "amount")
 """Columns that every source query yields; attributes come on top."""
 
 _RESERVED = ("age", "clipped_at", "content_hash", "event_date", "ingested_at", "original", "reasons", "status")
-"""What ingest and sequences call their own columns."""
+"""Column names that ingest and sequences use themselves."""
 
 
 class SourceTable(Strict):
-    """A named input: a path with a format, or a catalogue table."""
+    """An input table of the source: files of a format, or a table of Spark's catalogue."""
 
-    format: Literal["parquet", "csv", "json", "delta", "table"]
-    uri: str = Field(min_length=1, description="path or URI; for `table` a catalogue name; package:NAME/PATH too")
-    options: dict[str, str] = Field(default_factory=dict)
-    columns: str | None = Field(None, description="DDL of the columns, required for csv and json")
-    date_column: str | None = Field(None, description="timestamp or date column on which date bounds are pushed down")
+    format: Literal["parquet", "csv", "json", "delta", "table"] = Field(
+        description="file format; `table` is a table of Spark's catalogue"
+    )
+    uri: str = Field(
+        min_length=1,
+        description="path or URI of the files, package:NAME/PATH for data in a Python package, or the catalogue name",
+    )
+    options: dict[str, str] = Field(default_factory=dict, description="options of Spark's reader for this format")
+    columns: str | None = Field(None, description="names and types of the columns as DDL, required for csv and json")
+    date_column: str | None = Field(
+        None, description="timestamp or date column that bounds on dates filter, so that fewer rows are read"
+    )
 
     @model_validator(mode="after")
     def _text_needs_columns(self) -> SourceTable:
@@ -35,18 +42,22 @@ class SourceTable(Strict):
 
 
 class Attribute(Strict):
-    """A further column of an event."""
+    """A column that events have beside the fixed ones."""
 
-    type: Literal["numeric", "categorical"]
+    type: Literal["numeric", "categorical"] = Field(description="whether values are numbers or words")
     sequence: bool = Field(True, description="whether the attribute enters the sequences")
 
 
 class Source(Strict):
     """Where events come from."""
 
-    tables: dict[Name, SourceTable] = Field(min_length=1)
-    query: str = Field(min_length=1, description="Spark SQL over the tables that yields the event columns")
-    attributes: dict[Name, Attribute] = Field(default_factory=dict)
+    tables: dict[Name, SourceTable] = Field(min_length=1, description="input tables by the names the query uses")
+    query: str = Field(
+        min_length=1,
+        description="Spark SQL over the tables that yields event_id, user_id, event_time, event_type, amount and the "
+        "attributes",
+    )
+    attributes: dict[Name, Attribute] = Field(default_factory=dict, description="further columns of the query by name")
 
     @model_validator(mode="after")
     def _no_shadowing(self) -> Source:
@@ -57,11 +68,11 @@ class Source(Strict):
 
 
 class Groups(Strict):
-    """Which groups users belong to: for evaluation only, never a feature."""
+    """Which groups members belong to: for evaluation only, never a feature."""
 
-    tables: dict[Name, SourceTable] = Field(min_length=1)
+    tables: dict[Name, SourceTable] = Field(min_length=1, description="input tables by the names the query uses")
     query: str = Field(min_length=1, description="Spark SQL over the tables that yields user_id and the attributes")
-    attributes: list[Name] = Field(min_length=1, description="columns of the query by which users are grouped")
+    attributes: list[Name] = Field(min_length=1, description="columns of the query by which members are grouped")
 
     @model_validator(mode="after")
     def _attributes_are_named_once(self) -> Groups:
@@ -75,12 +86,18 @@ class Events(Strict):
     """What counts as a valid event."""
 
     types: list[Name] = Field(min_length=1, description="every event type that is accepted")
-    purchase_type: Name = Field(description="the type whose amounts are spend")
-    future_tolerance_minutes: int = Field(ge=0, description="how far ahead of the clock a time may lie")
-    largest_amount: Decimal = Field(gt=0, le=Decimal(10) ** 9, description="outlier bound of one event's amount")
-    outliers: Literal["reject", "clip"]
+    purchase_type: Name = Field(description="event type whose amounts count as spend, one of `types`")
+    future_tolerance_minutes: int = Field(
+        ge=0, description="minutes that an event's time may lie ahead of the clock before the event is rejected"
+    )
+    largest_amount: Decimal = Field(
+        gt=0, le=Decimal(10) ** 9, description="largest amount of one event, in the source's currency"
+    )
+    outliers: Literal["reject", "clip"] = Field(
+        description="whether an event above `largest_amount` is rejected, or its amount cut to the bound"
+    )
     repeats_within_days: int | None = Field(
-        None, ge=0, description="how far back another event of the same id is looked for; all the way if unset"
+        None, ge=0, description="days back in which an earlier event of the same id is looked for; unset: no limit"
     )
 
     @model_validator(mode="after")
@@ -100,12 +117,14 @@ class Events(Strict):
 class Quality(Strict):
     """Gates that stop an ingest before anything downstream is written; leave one out to switch it off."""
 
-    largest_rejected_share: Share | None = None
+    largest_rejected_share: Share | None = Field(
+        None, description="largest share of a batch's rows that may be rejected"
+    )
     day_rows_against_median: tuple[float, float] | None = Field(
         None, description="smallest and largest ratio of a day's rows to the median of the days before it"
     )
-    median_days: Positive = Field(description="days of the trailing median")
-    freshest_event_days: Positive | None = Field(None, description="how old the newest event may be")
+    median_days: Positive = Field(description="days before a day over which the median is taken")
+    freshest_event_days: Positive | None = Field(None, description="days that the newest event may be old")
 
     @model_validator(mode="after")
     def _ratios_in_order(self) -> Quality:
@@ -116,6 +135,8 @@ class Quality(Strict):
 
 
 class Pseudonyms(Strict):
-    """Which environment variable holds the key of the pseudonyms."""
+    """Where the key of the pseudonyms comes from."""
 
-    key_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
+    key_variable: str = Field(
+        pattern=r"^[A-Z][A-Z0-9_]*$", description="environment variable that holds the key; the key is in no file"
+    )

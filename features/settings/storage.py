@@ -1,4 +1,4 @@
-"""Settings of where tables and bundles lie, and of the Spark session."""
+"""Settings of the storage root, with the places below it, and of the Spark session."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from features.core.strict import Strict
 
 
 class Storage(Strict):
-    """Where tables, models and reports live."""
+    """Where tables, bundles and reports are stored."""
 
-    root: str = Field(min_length=1, description="URI or path: file:, s3a:, hdfs:, abfss:")
+    root: str = Field(
+        min_length=1, description="path or URI of the folder that holds everything: file:, s3a:, hdfs:, abfss:"
+    )
 
     @property
     def base(self) -> str:
@@ -47,8 +49,10 @@ class Storage(Strict):
 
 
 class SparkSettings(Strict):
-    """The session's own options."""
+    """How the Spark session is started."""
 
-    master: str | None = Field(None, description="unset under spark-submit")
-    app_name: str
-    options: dict[str, str | int | bool] = Field(default_factory=dict)
+    master: str | None = Field(None, description="Spark's master URL; leave it unset under spark-submit")
+    app_name: str = Field(description="application name that Spark's pages show")
+    options: dict[str, str | int | bool] = Field(
+        default_factory=dict, description="Spark options by name; they cannot change the time zone, ANSI mode or Delta"
+    )
