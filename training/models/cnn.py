@@ -6,19 +6,19 @@ from typing import Any
 
 from pydantic import Field
 
-from training.models.parameters import NetworkParameters
+from training.models.parameters import DENSE_IS, EVENTS_IS, NetworkParameters
 
 
 class Parameters(NetworkParameters):
     """Sizes of the network."""
 
-    max_events: int = Field(128, ge=4, le=4096, description="newest events that are read")
-    first_filters: int = Field(64, ge=1, le=4096)
-    second_filters: int = Field(128, ge=1, le=4096)
-    kernel: int = Field(3, ge=1, le=64, description="events that a convolution sees at once")
-    pool: int = Field(2, ge=1, le=8)
-    dense: int = Field(128, ge=1, le=8192)
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the softmax")
+    max_events: int = Field(128, ge=4, le=4096, description=EVENTS_IS)
+    first_filters: int = Field(64, ge=1, le=4096, description="filters of the first convolution")
+    second_filters: int = Field(128, ge=1, le=4096, description="filters of the second convolution")
+    kernel: int = Field(3, ge=1, le=64, description="events that a convolution reads at once")
+    pool: int = Field(2, ge=1, le=8, description="neighbouring steps that are pooled into one")
+    dense: int = Field(128, ge=1, le=8192, description=DENSE_IS)
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped before the tier's head while training")
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:

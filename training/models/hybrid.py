@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from training.models import EncoderShape
-from training.models.parameters import DROPOUT_IS, HEAD_IS, JOIN_IS, Head, Join, JoinedParameters
+from training.models.parameters import DROPOUT_IS, EVENTS_IS, HEAD_IS, JOIN_IS, Head, Join, JoinedParameters
 
 ENCODER = EncoderShape(parameters=("embedding", "periods", "units"), causal=True)
 
@@ -15,8 +15,8 @@ ENCODER = EncoderShape(parameters=("embedding", "periods", "units"), causal=True
 class Parameters(JoinedParameters):
     """Sizes of the network. The defaults are what a search found on the demo's data, see docs/search.md."""
 
-    max_events: int = Field(96, ge=1, le=4096, description="newest events that are read")
-    units: int = Field(64, ge=1, le=4096, description="state of the GRU")
+    max_events: int = Field(96, ge=1, le=4096, description=EVENTS_IS)
+    units: int = Field(64, ge=1, le=4096, description="units of the GRU")
     head: Head = Field("corn", description=HEAD_IS)
     join: Join = Field("gate", description=JOIN_IS)
     dropout: float = Field(0.45, ge=0, lt=1, description=DROPOUT_IS)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from training.models import EncoderShape
-from training.models.parameters import NetworkParameters
+from training.models.parameters import DENSE_IS, EVENTS_IS, NetworkParameters
 
 ENCODER = EncoderShape(parameters=("embedding", "first_units", "second_units"), causal=True)
 
@@ -15,11 +15,13 @@ ENCODER = EncoderShape(parameters=("embedding", "first_units", "second_units"), 
 class Parameters(NetworkParameters):
     """Sizes of the network."""
 
-    max_events: int = Field(128, ge=1, le=4096, description="newest events that are read")
-    first_units: int = Field(128, ge=1, le=4096)
-    second_units: int = Field(128, ge=1, le=4096)
-    dense: int = Field(64, ge=1, le=8192)
-    dropout: float = Field(0.2, ge=0, lt=1, description="after each LSTM and the dense layer")
+    max_events: int = Field(128, ge=1, le=4096, description=EVENTS_IS)
+    first_units: int = Field(128, ge=1, le=4096, description="units of the first LSTM")
+    second_units: int = Field(128, ge=1, le=4096, description="units of the second LSTM")
+    dense: int = Field(64, ge=1, le=8192, description=DENSE_IS)
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="share of units dropped after each LSTM and after the dense layer while training"
+    )
 
 
 def build(shapes: Any, parameters: Parameters) -> Any:

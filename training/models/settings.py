@@ -12,14 +12,14 @@ from training.models import REGISTRY, parameters_class
 
 
 class ModelSettings(Strict):
-    """Which network, and its sizes."""
+    """Which network is used, and its sizes."""
 
-    name: str = Field(description="a name of training.models.REGISTRY")
+    name: str = Field(description=f"name of the network: {', '.join(REGISTRY)}")
     parameters: dict[str, int | float | str | bool] = Field(
-        {}, description="the model's own parameters, if not default"
+        {}, description="parameters of the network that differ from its defaults"
     )
     targets: tuple[Annotated[str, Field(pattern=TARGET)], ...] = Field(
-        (), description="of `horizon.targets`, those that the network learns to forecast beside the tier"
+        (), description="names of `horizon.targets` that the network also learns to forecast"
     )
 
     @model_validator(mode="after")

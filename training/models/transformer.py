@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from training.models import EncoderShape
-from training.models.parameters import JoinedParameters
+from training.models.parameters import EVENTS_IS, JoinedParameters
 
 ENCODER = EncoderShape(
     parameters=("embedding", "periods", "layers", "heads", "head_size", "width", "inner", "causal"), causal=False
@@ -21,14 +21,18 @@ an average member's events are all zeros, and attributions, which follow the way
 class Parameters(JoinedParameters):
     """Sizes of the network. The defaults suit a few thousand members and CPUs; `width` 512 and 8 layers suit GPUs."""
 
-    max_events: int = Field(96, ge=1, le=4096, description="newest events that are read")
-    layers: int = Field(2, ge=1, le=48)
-    heads: int = Field(4, ge=1, le=64, description="of each layer's attention")
-    head_size: int = Field(8, ge=2, le=256, multiple_of=2, description="of each head's queries, keys and values")
-    width: int = Field(32, ge=1, le=8192, description="of each event between the layers")
-    inner: int = Field(64, ge=1, le=32_768, description="of the dense part of a layer")
-    causal: bool = Field(False, description="events look only at older ones")
-    layer_dropout: float = Field(0.1, ge=0, lt=1, description="of what each half of a layer adds")
+    max_events: int = Field(96, ge=1, le=4096, description=EVENTS_IS)
+    layers: int = Field(2, ge=1, le=48, description="number of attention layers")
+    heads: int = Field(4, ge=1, le=64, description="number of attention heads of each layer")
+    head_size: int = Field(
+        8, ge=2, le=256, multiple_of=2, description="size of the queries, keys and values of each head"
+    )
+    width: int = Field(32, ge=1, le=8192, description="size of the state of each event between layers")
+    inner: int = Field(64, ge=1, le=32_768, description="units of the dense part of each layer")
+    causal: bool = Field(False, description="whether events attend to older events only")
+    layer_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share dropped of what each half of a layer adds while training"
+    )
 
 
 def encode(events: Any, present: Any, parameters: Parameters) -> Any:

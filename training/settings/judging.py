@@ -1,4 +1,4 @@
-"""Settings of what is judged: calibration, drift, gate, folds, evaluation, fairness."""
+"""Settings of how a model is judged: calibration, drift, gate, folds, evaluation, fairness."""
 
 from __future__ import annotations
 
@@ -14,29 +14,37 @@ Measure = Literal["selection_rate", "upgrade_recall", "accuracy", "calibration_g
 
 
 class CalibrationSettings(Strict):
-    """How probabilities are mended after training, on the validation date."""
+    """How probabilities are calibrated after training, on the validation date."""
 
     method: Literal["none", "temperature", "vector"] = Field(
-        description="vector: a temperature and a shift per outcome tier; temperature: the one alone"
+        description="`vector`: a temperature and a shift per tier; `temperature`: no shifts; `none`: neither"
     )
-    least_rows: Positive = Field(description="a current tier with fewer validation rows is mended like all together")
+    least_rows: Positive = Field(
+        description="least validation rows with which a current tier gets a calibration of its own"
+    )
 
 
 class DriftBounds(Strict):
-    """What a feature may shift; beyond either figure it is too far."""
+    """How far a feature may shift; it has shifted too far if either figure is exceeded."""
 
-    psi: float = Field(ge=0, description="population stability index")
-    distance: float = Field(ge=0, description="Wasserstein distance in standard deviations of the training rows")
+    psi: float = Field(ge=0, description="largest population stability index")
+    distance: float = Field(
+        ge=0, description="largest Wasserstein distance, in standard deviations of the training rows"
+    )
 
 
 class DriftSettings(Strict):
     """How members of a date are compared with the training rows."""
 
-    bins: int = Field(ge=2, le=1000, description="bins of equally many training rows")
-    sample_rows: Positive = Field(le=1_000_000, description="most rows that each side is counted on")
-    warning: DriftBounds = Field(description="beyond them a note, when a model is judged and when it scores")
-    refusal: DriftBounds = Field(description="beyond them a model is refused; scoring warns")
-    expected: list[str] = Field([], description="features that shift by nature, `*` for any text: they refuse nothing")
+    bins: int = Field(ge=2, le=1000, description="number of bins, each with equally many training rows")
+    sample_rows: Positive = Field(
+        le=1_000_000, description="most rows that are counted of the training rows, and of the date"
+    )
+    warning: DriftBounds = Field(description="bounds beyond which judging notes a shift and scoring warns")
+    refusal: DriftBounds = Field(description="bounds beyond which a model is refused")
+    expected: list[str] = Field(
+        [], description="features that are expected to shift and never refuse a model; `*` stands for any text"
+    )
 
     @model_validator(mode="after")
     def _refusal_is_further(self) -> DriftSettings:
@@ -48,46 +56,60 @@ class DriftSettings(Strict):
 
 
 class GateSettings(Strict):
-    """When a trained model is published, that is, named by `latest`."""
+    """When a trained model is published, which means that `latest` names it."""
 
     better_than_markov: float = Field(
-        description="by how much its logloss must be below that of the tiers' Markov chain"
+        description="least amount by which its log loss must be below that of the tiers' Markov chain"
     )
     worse_than_published: float = Field(
-        description="by how much its logloss may be above that of the published model on the same rows"
+        description="largest amount by which its log loss may be above the published model's on the same rows"
     )
-    calibration_error: float = Field(ge=0, le=1, description="largest calibration error of the members of a tier")
-    least_members: Positive = Field(description="members that a tier needs before it can refuse a model")
-    drift: DriftSettings = Field(description="between the training rows and the date it is judged on")
+    calibration_error: float = Field(
+        ge=0, le=1, description="largest calibration error allowed among the members of a tier"
+    )
+    least_members: Positive = Field(description="least members of a tier whose calibration error can refuse a model")
+    drift: DriftSettings = Field(
+        description="bounds of drift between the training rows and the date that the model is judged on"
+    )
 
 
 class FoldSettings(Strict):
-    """How often, and by how much, `cross_validate` moves all dates back."""
+    """How many times, and how far, `cross_validate` moves all dates back."""
 
-    count: Positive = Field(description="folds, the first of which has the dates of the settings")
-    every: str = Field(pattern=STEP.pattern, description="how far apart: 1mo, 2w, 7d")
+    count: Positive = Field(description="number of folds; the first has the dates of the settings")
+    every: str = Field(pattern=STEP.pattern, description="time between folds, such as 1mo, 2w or 7d")
 
 
 class EvaluationSettings(Strict):
-    """On which date and how a model is judged."""
+    """On which date a model is evaluated, and how."""
 
-    as_of: dt.date = Field(description="as-of date whose outcomes no training window overlaps")
-    max_users: Positive = Field(description="most users whose forecasts are brought to the driver")
-    calibration_bins: int = Field(ge=2, le=1000, description="equal-mass bins of the calibration error")
-    challengers: list[Literal["logistic", "forest", "lightgbm", "bg_nbd"]] = Field(
-        description="models fitted to the aggregates, to be beaten on the same members"
+    as_of: dt.date = Field(description="evaluated as-of date; no outcome window of training may overlap its own")
+    max_users: Positive = Field(description="most members whose forecasts are brought to the driver")
+    calibration_bins: int = Field(
+        ge=2, le=1000, description="number of bins of the calibration error, each with equally many members"
     )
-    lightgbm_trials: Positive = Field(le=10_000, description="shapes of trees that LightGBM tries; each takes two fits")
-    challenger_rows: Positive = Field(description="most training rows, and validation rows, that they are fitted on")
-    bootstrap_draws: int = Field(ge=0, le=100_000, description="samples behind each interval; 0: no intervals")
-    folds: FoldSettings = Field(description="rolling-origin cross-validation")
+    challengers: list[Literal["logistic", "forest", "lightgbm", "bg_nbd"]] = Field(
+        description="models fitted to the aggregates that the network is compared with on the same members"
+    )
+    lightgbm_trials: Positive = Field(
+        le=10_000, description="number of tree shapes that LightGBM tries, with two fits each"
+    )
+    challenger_rows: Positive = Field(
+        description="most training rows, and most validation rows, that challengers are fitted to"
+    )
+    bootstrap_draws: int = Field(
+        ge=0, le=100_000, description="number of bootstrap samples behind each interval; 0: no intervals"
+    )
+    folds: FoldSettings = Field(description="folds of the rolling-origin cross-validation")
 
 
 class DisparityBounds(Strict):
-    """How far the groups of an attribute may be apart in one figure."""
+    """How far the groups of an attribute may differ in one figure."""
 
-    warning: float = Field(ge=0, description="beyond it a warning")
-    refusal: float | None = Field(ge=0, description="beyond it the evaluation refuses the model; null: never")
+    warning: float = Field(ge=0, description="largest difference without a warning")
+    refusal: float | None = Field(
+        ge=0, description="largest difference at which evaluation does not refuse the model; null: it never refuses"
+    )
 
     @model_validator(mode="after")
     def _refusal_is_further(self) -> DisparityBounds:
@@ -99,10 +121,14 @@ class DisparityBounds(Strict):
 class FairnessSettings(Strict):
     """How a model's treatment of groups is judged, where groups are known."""
 
-    contacted: float = Field(gt=0, lt=1, description="share of the members below the top tier who are contacted first")
-    smallest_group: Positive = Field(description="groups of fewer members are not shown, nor judged")
-    least_members: int = Field(ge=2, description="members that a figure of a group must rest on")
-    draws: Positive = Field(le=100_000, description="samples behind each interval, and behind what chance explains")
+    contacted: float = Field(
+        gt=0, lt=1, description="share of the members below the top tier who are counted as contacted"
+    )
+    smallest_group: Positive = Field(description="least members of a group that is shown and judged")
+    least_members: int = Field(ge=2, description="least members behind a figure of a group")
+    draws: Positive = Field(
+        le=100_000, description="number of samples behind each interval, and behind the difference that chance explains"
+    )
     bounds: dict[Measure, DisparityBounds] = Field(
-        description="by figure; one that is left out is shown and not judged"
+        description="bounds of each figure; a figure without bounds is shown and not judged"
     )

@@ -1,4 +1,4 @@
-"""Types that the settings of training share."""
+"""Types that several settings share."""
 
 from __future__ import annotations
 
