@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from features.core.contract import Contract
 from features.ingest.typed_rows import IngestSpec
@@ -41,7 +41,9 @@ class Settings(BaseModel):
     features: Features
     sequence: SequenceSettings
     quality: Quality
-    known_by: Literal["event_time", "ingested_at"]
+    known_by: Literal["event_time", "ingested_at"] = Field(
+        description="which events a date knows: those that had happened, or of them those that had also arrived"
+    )
     storage: Storage
     pseudonyms: Pseudonyms
     spark: SparkSettings
