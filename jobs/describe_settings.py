@@ -59,7 +59,8 @@ def page(base: Mapping[str, Any]) -> str:
         "set what depends on the machine.\n"
     ]
     for name, part in schema["properties"].items():
-        about = _resolved(part, schema["$defs"]).get("description", "")
+        group = _resolved(part, schema["$defs"])
+        about = group.get("description", "") if "properties" in group else "A setting of its own."
         rows = _rows(name, part, schema["$defs"], base.get(name, _ABSENT), name in schema["required"])
         sections.append(_section(name, about, rows))
     for model in REGISTRY:
