@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -17,8 +17,6 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from features.storage import delta_tables
-from jobs import backfill, ingest_events
 from tests.data import programme
 
 SECONDS_TO_START_WRITING = 240
@@ -40,8 +38,8 @@ BEGUN: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*programme.source(tmp_path_factory.mktemp("source")), "training.epochs=3"]
+def overrides(scored_programme: Path) -> list[str]:
+    return programme.overrides_for(scored_programme / "source")
 
 
 @pytest.fixture
@@ -71,17 +69,15 @@ def kill_in_the_middle(name: str, line: Sequence[str], root: Path, begun: Callab
 
 
 def test_every_job_killed_and_run_again_ends_as_undisturbed(
-    spark: SparkSession, overrides: list[str], tmp_path: Path, key: None
+    spark: SparkSession, scored_programme: Path, overrides: list[str], tmp_path: Path, key: None
 ) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    programme.run_all(spark, programme.settings(overrides, undisturbed))
-
+    undisturbed, killed = scored_programme / "store", tmp_path / "killed"
     chosen = programme.settings(overrides, killed)
     for name, body, dates in programme.steps(chosen):
         kill_in_the_middle(name, programme.command(name, overrides, killed, dates[:1]), killed, BEGUN[name])
         for table in (killed / "tables").iterdir():
             if (table / "_delta_log").exists():
-                delta_tables.read(spark, str(table)).count()  # the last good table is whole and readable
+                DeltaTable(table).to_pyarrow_table()  # the last good table is whole and readable
         body(programme.job(spark, chosen, *dates))
 
     for table in ("events", "user_days", "sequences", "outcomes"):
@@ -101,23 +97,20 @@ def whole_table(root: Path, name: str) -> pa.Table:
 
 
 def test_a_backfill_killed_five_times_at_random_ends_as_undisturbed(
-    spark: SparkSession, overrides: list[str], tmp_path: Path, key: None
+    spark: SparkSession, scored_programme: Path, overrides: list[str], tmp_path: Path
 ) -> None:
     span = ["--from", "2024-02-01", "--to", "2024-04-15", "--every", "5d", "--only", "sequences,outcomes"]
     roots = undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     lines = {root: [*programme.command("backfill", overrides, root), *span, "--max-parallel", "4"] for root in roots}
-    jobs = {root: programme.job(spark, programme.settings(overrides, root)) for root in roots}
-    for job in jobs.values():
-        ingest_events.run(job)
+    for root in roots:
+        shutil.copytree(scored_programme / "store" / "tables" / "events", root / "tables" / "events")
     chance = random.Random(5)
     for _ in range(5):
         enough = outputs(killed) + chance.randrange(1, 9)
         kill_in_the_middle("backfill", lines[killed], killed, lambda root, enough=enough: outputs(root) >= enough)  # type: ignore[misc]
-    options = backfill.ARGUMENTS.parse_args(lines[undisturbed][3:])  # after the interpreter, -m and the module
-    backfill.run(dataclasses.replace(jobs[undisturbed], options=options))
-    ended = programme.run_command(lines[killed])
-    assert ended.returncode == 0, ended.stderr
-    assert " 0 stood already" not in ended.stdout  # the kills left something to go on from
+    ended = {root: programme.run_command(lines[root], spark) for root in roots}
+    assert [done.returncode for done in ended.values()] == [0, 0], ended
+    assert " 0 stood already" not in ended[killed].stdout  # the kills left something to go on from
     for name in ("sequences", "outcomes"):
         found, expected = whole_table(killed, name), whole_table(undisturbed, name)
         assert found.num_rows > 0

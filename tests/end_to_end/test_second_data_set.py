@@ -32,13 +32,11 @@ TIERS = ["bronze", "silver", "gold", "platinum"]
 
 
 @pytest.fixture(scope="module")
-def done(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The whole job, run once for this module."""
-    folder = tmp_path_factory.mktemp("programme")
+def done(spark: SparkSession, scored_programme: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The whole job from source to scores, and the evaluation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
-        chosen = programme.settings(programme.source(folder / "source"), folder / "store")
-        programme.run_all(spark, chosen)
+        chosen = programme.copy_of(scored_programme, tmp_path_factory.mktemp("programme") / "store")
         evaluate_model.run(programme.job(spark, chosen))
     return chosen
 
@@ -54,7 +52,8 @@ def folds_job(spark: SparkSession, done: Settings, count: int | None = None, **e
 
 def test_folds_are_evaluated_with_all_rivals_and_nothing_is_published(spark: SparkSession, done: Settings) -> None:
     latest = (Path(done.storage.models) / "latest.json").read_bytes()
-    cross_validate.run(folds_job(spark, done))
+    with programme.one_rank():
+        cross_validate.run(folds_job(spark, done))
     assert (Path(done.storage.models) / "latest.json").read_bytes() == latest
     trained = [r for r in table(done, "runs").sort_by("started_at").to_pylist() if r["job"] == "train_model"][-2:]
     assert [(r["as_of_date"], r["status"]) for r in trained] == [

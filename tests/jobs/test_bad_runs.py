@@ -92,16 +92,9 @@ def test_bad_input_a_table_of_another_schema(spark: SparkSession, tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def trained(scored_programme: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The points programme up to a bundle and its sequences."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIERCAST_PSEUDONYM_KEY", programme.KEY)
-        overrides = [*programme.source(folder / "source"), "training.epochs=1", "training.refit=false"]
-        chosen = programme.settings(overrides, folder / "store")
-        for _, body, dates in programme.steps(chosen)[:-1]:
-            body(programme.job(spark, chosen, *dates))
-    return chosen
+    return programme.copy_of(scored_programme, tmp_path_factory.mktemp("trained") / "store", without=["scores"])
 
 
 def bundle_copy(trained: Settings, folder: Path) -> tuple[Settings, Path]:

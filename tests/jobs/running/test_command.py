@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from features.core.errors import SettingsError
 from jobs.running.settings_files import load
-from tests.data.programme import CHECKOUT, CONFIGS, KEY
+from tests.data.programme import CHECKOUT, CONFIGS, run_command, run_process
 
+Run = Callable[[list[str]], subprocess.CompletedProcess[str]]
 CONFIG_ARGUMENTS = [x for c in CONFIGS for x in ("--config", c)]
 JOBS = [
     "ingest_events",
@@ -24,6 +27,10 @@ JOBS = [
     "explain_scores",
     "score_users",
     "run_pipeline",
+    "pretrain_model",
+    "embed_users",
+    "backfill",
+    "compact",
 ]
 
 MISTAKES = {
@@ -94,15 +101,16 @@ def test_bad_input_settings_files(tmp_path: Path) -> None:
             load([str(path)])
 
 
-def run(*arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TIERCAST_PSEUDONYM_KEY": key}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=200
-    )
+def line(job: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"jobs.{job}", *arguments]
 
 
-def test_bad_input_ends_with_code_2_before_spark_starts() -> None:
-    done = run("jobs.build_sequences", *CONFIG_ARGUMENTS, "--as-of", "2024-01-01", "--set", "sequence.length=0")
+BAD_SETTING = line("build_sequences", *CONFIG_ARGUMENTS, "--as-of", "2024-01-01", "--set", "sequence.length=0")
+
+
+@pytest.mark.parametrize("run", [run_command, run_process])
+def test_bad_input_ends_with_code_2_before_spark_starts(run: Run) -> None:
+    done = run(BAD_SETTING)
     assert done.returncode == 2
     assert "sequence.length" in done.stderr
     assert "Traceback" not in done.stderr
@@ -110,14 +118,15 @@ def test_bad_input_ends_with_code_2_before_spark_starts() -> None:
 
 
 def test_bad_input_dates_on_the_command_line() -> None:
-    done = run("jobs.score_users", *CONFIG_ARGUMENTS, "--as-of", "yesterday")
+    done = run_command(line("score_users", *CONFIG_ARGUMENTS, "--as-of", "yesterday"))
     assert done.returncode == 2
     assert "'yesterday' is not DATE" in done.stderr
 
 
-def test_bad_input_no_key_ends_with_code_2(tmp_path: Path) -> None:
+def test_bad_input_no_key_ends_with_code_2(spark: SparkSession, tmp_path: Path) -> None:
     root = f"storage.root={tmp_path / 'store'}"
-    done = run("jobs.ingest_events", *CONFIG_ARGUMENTS, "--set", root, key="")
+    ingest = line("ingest_events", *CONFIG_ARGUMENTS, "--set", root)
+    done = run_command(ingest, spark, TIERCAST_PSEUDONYM_KEY="")
     assert done.returncode == 2
     assert "set the environment variable TIERCAST_PSEUDONYM_KEY" in done.stderr
     assert "Traceback" not in done.stderr
@@ -126,14 +135,34 @@ def test_bad_input_no_key_ends_with_code_2(tmp_path: Path) -> None:
 
 def test_bad_input_no_folds() -> None:
     for count in ("0", "-1", "some"):
-        done = run("jobs.cross_validate", *CONFIG_ARGUMENTS, f"--folds={count}")
+        done = run_command(line("cross_validate", *CONFIG_ARGUMENTS, f"--folds={count}"))
         assert done.returncode == 2
         assert f"'{count}' is not a number of folds, 1 or more" in done.stderr
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_help_says_what_a_job_reads_and_writes_with_an_example(job: str) -> None:
-    done = run(f"jobs.{job}", "--help")
+def check_help(job: str, done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0
     for word in ("Reads", "Writes", f"example:\n  python -m jobs.{job} --config"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_says_what_a_job_reads_and_writes_with_an_example(job: str) -> None:
+    check_help(job, run_command(line(job, "--help")))
+
+
+def test_a_job_is_a_module_that_python_runs() -> None:
+    check_help("run_pipeline", run_process(line("run_pipeline", "--help")))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_runs_as_the_main_module(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `python -m` does, without a process."""
+    monkeypatch.setattr(sys, "argv", [job, "--help"])
+    monkeypatch.delitem(sys.modules, f"jobs.{job}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"jobs.{job}", run_name="__main__")
+    assert ended.value.code == 0
+    assert f"python -m jobs.{job}" in capsys.readouterr().out
