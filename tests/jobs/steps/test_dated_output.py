@@ -92,8 +92,7 @@ def test_files_that_do_not_add_up_are_not_committed(job: Job, tmp_path: Path) ->
 
 def test_a_frame_is_counted_by_member(job: Job, tmp_path: Path) -> None:
     of, record = output(tmp_path), Run("test", AS_OF)
-    files = built(of, 2)
-    dated_output.write(job, Run("test", AS_OF), of, lambda: files)
+    dated_output.write(job, Run("test", AS_OF), of, lambda: built(of, 2))
     stored = delta_tables.read(job.spark, of.uri)
     twice = stored.unionByName(stored).localCheckpoint()
     dated_output.write(job, record, of, lambda: Built(twice, members=2), rebuild=True)
