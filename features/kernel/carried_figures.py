@@ -29,7 +29,7 @@ _LAST = np.iinfo(np.int64).max
 
 
 class Carried:
-    """Figures at an earlier date, carried on to later dates: days that came are added, days that left are subtracted."""
+    """Figures carried on from an earlier date: days that came since are added, days that left are subtracted."""
 
     def __init__(
         self, start: Totals, added: DayHistory, leaving: DayHistory, of_late: DayHistory, spec: AggregateSpec

@@ -119,7 +119,7 @@ def _radix_order(codes: Ints, count: int) -> Ints:
 
 
 def offsets_of(codes: Ints, count: int) -> Ints:
-    """[n + 1] where the entries of each of `count` users begin and end; `codes` [m] are the entries' users, ascending."""
+    """[n + 1] where each of n = `count` users' entries begin and end; `codes` [m]: each entry's user, ascending."""
     return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
 
 

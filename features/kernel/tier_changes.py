@@ -23,7 +23,7 @@ DATE_BIAS = 1 << 24
 
 
 def last_change(changes: Ints, who: Ints, limit: int) -> Ints:
-    """[n] the date of the last of `changes` (keys, ascending) up to `limit` of the users `who` [n]; `NEVER` without one."""
+    """[n] date of the last change up to `limit` of the users `who`, else `NEVER`; `changes` are keys, ascending."""
     if not len(changes):
         return np.full(len(who), NEVER)
     last = np.searchsorted(changes, who * DATES_PER_USER + limit + DATE_BIAS, side="right") - 1

@@ -1,7 +1,8 @@
 """Exact figures of users at an as-of date, from which all aggregates are computed. Integers only.
 
 They are counted from all days, here, or carried on from an earlier date, in `features.kernel.carried_figures`; both
-give the same numbers. A figure over a trailing window has the window in its name, `spend_30d`; others are over all time.
+give the same numbers. A figure over a trailing window has the window in its name, such as `spend_30d`; others are over
+all time.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def counted(days: UserDays, spec: AggregateSpec) -> Totals:
 
 
 def with_carry(figures: dict[str, Ints]) -> dict[str, Ints]:
-    """Carry what the lower halves of the squares have above one unit to the higher ones, so that each sum has one form."""
+    """Carry from the lower halves of the squares to the higher ones, so that each sum has one form."""
     high, low = SQUARES
     figures[high] = figures[high] + (figures[low] >> SQUARE_BITS)
     figures[low] = figures[low] & (1 << SQUARE_BITS) - 1

@@ -1,4 +1,4 @@
-"""Every table's schema, in one place. Each field's comment reaches the Delta column comment and docs/tables.md."""
+"""The schemas of all tables. A field's comment is also Delta's column comment and stands in docs/tables.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ TOTAL = t.DecimalType(28, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A Delta table: its name, what a row is, its fields with comments, its partition columns and properties.
+    """A Delta table.
 
-    Columns whose whole name matches `optional` are added to a table that lacks them; where they are not asked for any
-    more they stay, null in new rows.
+    Attributes:
+        name: the table's name.
+        row: what one row is, in words.
+        fields: columns with their comments.
+        partitioned_by: partition columns.
+        properties: Delta's table properties.
+        optional: pattern of whole column names that a table may lack, and gets when they are wanted. If they are no
+            longer wanted they stay, null in new rows.
     """
 
     name: str
@@ -51,26 +57,26 @@ class Table:
 
 
 ORDER_PROPERTY = "tiercast.order"
-"""Table property that promises each file's rows in an order."""
+"""Table property that promises in which order each file's rows are."""
 
 EVENT_ORDER = "user_id, event_time, event_id"
-"""The total order: events of one instant are ordered by their ids, so that the input's arrangement never matters."""
+"""The total order. Events of one instant are ordered by their ids, so the order of the input does not matter."""
 
 _SMALL_ROW_GROUPS = {"parquet.block.size": str(1 << 20)}
-"""Files sorted by user are read by ranges of users: a megabyte per row group, so that few other rows are decoded."""
+"""Row groups of a megabyte: a range of users then decodes few rows of other users."""
 
 
 def field(name: str, kind: t.DataType, comment: str, nullable: bool = True) -> t.StructField:
-    """A field whose comment Delta keeps."""
+    """A column with the comment that Delta keeps."""
     return t.StructField(name, kind, nullable, {"comment": comment})
 
 
 EVENT_TIMES, DAYS = "event_us", "days"
-"""Arrays of `snapshots`: the exact times of the last events, and every day with events."""
+"""Array columns of `snapshots`: the exact times of the last events, and all days with events."""
 
 
 def day_column(column: str) -> str:
-    """The array of `snapshots` that holds a rollup column beside `DAYS`."""
+    """The array column of `snapshots` that holds a rollup column for each of `DAYS`."""
     return f"day_{column}"
 
 
@@ -84,7 +90,7 @@ _INPUTS = field("inputs_id", t.StringType(), "fingerprint of inputs and settings
 
 
 def events(attributes: Mapping[str, str]) -> Table:
-    """One accepted behaviour event; `attributes` maps names to `numeric` or `categorical`."""
+    """Accepted events; `attributes` maps names to `numeric` or `categorical`."""
     kinds = {"numeric": t.DoubleType(), "categorical": t.StringType()}
     return Table(
         "events",
@@ -122,7 +128,7 @@ EVENTS_REJECTED = Table(
 
 
 def user_days(event_types: Sequence[str]) -> Table:
-    """A user's day as it arrived: what every window is added up from."""
+    """The rollup: a user's events of a day, summed."""
     return Table(
         "user_days",
         "a user's day, split by the date on which its events arrived",
@@ -161,7 +167,7 @@ def _channels(contract: Contract) -> Iterator[t.StructField]:
 
 
 def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
-    """A user at an as-of date: last events as parallel arrays, window aggregates, standing."""
+    """A user at an as-of date: the last events as parallel arrays, aggregates, tier and gap."""
     tier, *others = _STANDING
     return Table(
         "sequences",
@@ -186,10 +192,10 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
 
 
 def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]) -> Table:
-    """A member's last events and exact figures at a date, from which later as-of dates are carried on."""
+    """A member's last events and exact figures at a date, from which later as-of dates are built."""
     return Table(
         "snapshots",
-        "a member at a date: what later as-of dates are carried on from, see `features/building/snapshots.py`",
+        "a member at a date: what later as-of dates are built from, see `features/building/snapshots.py`",
         (
             _USER,
             field("inputs_id", t.StringType(), "versions of events and user_days that the row was made from"),
@@ -205,7 +211,7 @@ def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]
 
 
 def outcomes(targets: Sequence[str] = ()) -> Table:
-    """What became of a user; `targets` are those of `horizon.targets`."""
+    """What became of a user after an as-of date; `targets` are those of `horizon.targets`."""
 
     def of_target(name: str) -> t.StructField:
         days = tier_days(name)
@@ -232,7 +238,7 @@ def outcomes(targets: Sequence[str] = ()) -> Table:
 
 
 def scores(tiers: Sequence[str], outputs: Sequence[str] = ()) -> Table:
-    """A user's tier probabilities at an as-of date, and further outputs of the network, see `score_columns`."""
+    """A user's tier probabilities at an as-of date; `outputs` are further ones of the network, see `score_columns`."""
     tier, next_tier, gap, measure = _STANDING
     further = {c: text for output in outputs for c, text in score_columns(output, tiers).items()}
     return Table(
