@@ -90,7 +90,7 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
         rows: of `settled`.
         uri: where `events` lies.
         by_date: number of accepted rows of each date.
-        rows_per_file: rows of a file, about; a date with more gets several files, by ranges of users.
+        rows_per_file: rows of a file, about; a date with more gets several files, by ranges of members.
     """
     portions = {day: -(-count // rows_per_file) for day, count in by_date.items()}
 

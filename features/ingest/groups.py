@@ -1,4 +1,4 @@
-"""Reads the groups of users for the evaluation of fairness, and pseudonymises their ids on the way."""
+"""Reads the groups of members for the evaluation of fairness, and pseudonymises their ids on the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from features.storage.failures import source_errors
 
 
 def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
-    """One row per user: the pseudonym as `user_id`, and each attribute as text, null where it is not known.
+    """One row per member: the pseudonym as `user_id`, and each attribute as text, null where it is not known.
 
     Raises:
         SourceError: a table cannot be read, or the query or its columns are wrong.

@@ -36,8 +36,8 @@ _WORKERS = {
 """Environment of the Python workers; options of the settings win."""
 
 _KEPT = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 1 << 28}
-"""The same for this process, by numbers of `mallopt` in glibc's malloc.h: thresholds of mmap (-3) and trim (-1), padding
-of the top (-2). Values are C ints."""
+"""The same for this process, by numbers of `mallopt` in glibc's malloc.h: -3 is the threshold of mmap, -1 that of trim,
+-2 the padding of the top. Values are C ints."""
 
 CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
 """Archive of Spark's loaded classes, made by `setup/class_archive.sh`: the JVM starts faster with it."""

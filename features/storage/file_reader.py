@@ -1,7 +1,7 @@
-"""Reads a range of users, or all rows, from the parquet files of a Delta table.
+"""Reads a range of members, or all rows, from the parquet files of a Delta table.
 
 Tasks read with pyarrow, so rows never become JVM objects. User ids are keyed pseudonyms, evenly spread, and files are
-sorted by them: a range of ids is a bounded share of the users, and few row groups of each file. A worker remembers
+sorted by them: a range of ids is a bounded share of the members, and few row groups of each file. A worker remembers
 footers and row groups from one range to the next.
 """
 
@@ -29,13 +29,13 @@ Wanted = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 def read_range(
     file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str] = (), inside: Sequence[str] = ()
 ) -> pa.Table:
-    """The rows of a file whose users lie in a range, in the file's order.
+    """The rows of a file whose members lie in a range, in the file's order.
 
     Args:
         file: an active file.
         users: the range.
         columns: columns to read.
-        words: string columns to dictionary-encode; worth it for ids if users have many rows each.
+        words: string columns to dictionary-encode; worth it for ids if members have many rows each.
         inside: columns of string arrays to dictionary-encode; where the file does not allow it they stay plain.
 
     Raises:
@@ -100,7 +100,7 @@ class _Footers:
         self._kept: dict[str, tuple[pq.FileMetaData | None, Bounds]] = {}
 
     def of(self, uri: str) -> tuple[pq.FileMetaData | None, Bounds]:
-        """A file's metadata, None if it is not cached, and the first and last user of each row group."""
+        """A file's metadata, None if it is not cached, and the first and last member of each row group."""
         if uri not in self._kept:
             with places.opened(uri) as source:
                 metadata = pq.read_metadata(source)
@@ -129,7 +129,7 @@ _footers = _Footers(files=20_000, columns_of_groups=200_000)
 class _Groups:
     """A worker's cache of one row group per file, of which a range needed less than half.
 
-    Ranges come in the order of their users, so the next range of the same file often needs the rest. The cache holds up
+    Ranges come in the order of their ids, so the next range of the same file often needs the rest. The cache holds up
     to `room` bytes; groups that were not asked for in `stale_seconds` make room for others.
     """
 

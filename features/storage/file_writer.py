@@ -1,6 +1,6 @@
 """Writes parquet files of Delta tables, uncommitted, from tasks: no row becomes a JVM object.
 
-A file's row groups begin where ranges of users do, see `features.storage.user_ranges`, so that a range reads few of
+A file's row groups begin where ranges of members do, see `features.storage.user_ranges`, so that a range reads few of
 them.
 """
 
@@ -55,7 +55,7 @@ class Layout:
 
 
 MANY_ROWS = Layout(8_192)
-"""For many rows per user, in many files: a range of users reads some row groups of each."""
+"""For many rows per member, in many files: a range of members reads some row groups of each."""
 MEMBERS = Layout(32_768)
 """For one row per member and date, in few files: larger row groups, as each column of a group has its cost."""
 STATES = Layout(32_768, quick=True)
@@ -94,7 +94,7 @@ def write_file(
     Nobody sees the file until it is committed; if it never is, VACUUM removes it.
 
     Args:
-        rows: sorted by user if the table has partitions.
+        rows: sorted by member if the table has partitions.
         uri: where the table lies.
         partition: the table's date column, which only the path holds; None for a table without partitions.
         date: the date; None without partitions.
@@ -118,7 +118,7 @@ def write_file(
 
 
 def _aligned(rows: pa.Table, group_rows: int) -> Iterator[pa.Table]:
-    """Parts of a file's rows, none empty, of up to `group_rows` on average, that end where ranges of users do.
+    """Parts of a file's rows, none empty, of up to `group_rows` on average, that end where ranges of members do.
 
     The parts are as many as a power of two: any smaller power of two of ranges, see `user_ranges`, is made of whole
     parts. Ids that are no pseudonyms lie in one part.

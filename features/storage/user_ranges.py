@@ -19,7 +19,7 @@ _BUSY = 0.9  # share of busy task slots that a power of two of ranges must reach
 
 @dataclasses.dataclass(frozen=True)
 class UserRange:
-    """The users with low <= id < high; None: no bound."""
+    """The members with low <= id < high; None: no bound."""
 
     low: str | None = None
     high: str | None = None
