@@ -1,4 +1,4 @@
-"""The Spark shell around the kernels against the plain-Python reference: rollup, sequences and outcomes of one date."""
+"""Tasks that build rollup, sequences and outcomes, against the plain-Python reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from features.storage import schemas
 from features.storage.failures import failure_in_words
 from features.storage.file_writer import AddedFile, write_file
 from features.storage.table_log import TableFile
-from features.storage.user_ranges import ranges_needed, user_ranges
+from features.storage.user_ranges import user_ranges
 from tests.data import reference
 from tests.data.reference import DAY_US, D, Event
 
@@ -279,33 +279,6 @@ def test_bad_input_a_file_that_is_missing_or_damaged_is_named(spark: SparkSessio
     assert isinstance(told, StorageError)
     assert victim.name in str(told)
     assert "missing or damaged" in str(told)
-
-
-def test_ranges_hold_every_id_once_whatever_it_is() -> None:
-    ids = ["", "0", "00", "0fff", "1", "1000", "7fffz", "8", "ffff", "zoë", "🦊", "A"]
-    for count in (1, 2, 16, 1024):
-        for one in ids:
-            holders = [r for r in user_ranges(count) if r.holds(pa.array([one]))[0]]
-            assert len(holders) == 1
-            assert holders[0].overlaps(one, one)
-
-
-@pytest.mark.parametrize(
-    ("rows", "at_once", "count"),
-    [
-        (0, 4, 1),
-        (20_000, 4, 1),
-        (20_001, 4, 4),
-        (10**6, 3, 3),
-        (10**7, 3, 12),
-        (5 * 10**6, 2, 8),
-        (5 * 10**7, 3, 64),
-        (10**12, 2, 65_536),
-    ],
-)
-def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
-    """A power of two where that leaves hardly a slot idle, else a multiple of the slots."""
-    assert ranges_needed(rows, 10**6, at_once) == count
 
 
 def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession, tmp_path: Path) -> None:
