@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from tests.data.source_rows import BASE, Ingested, Row, ingest, of_rows, pseudonym, reconciles, row, settings, write
 
-# Rows that are told by their event id: what is overridden, and every reason that applies.
+# By event id: the values of the row that differ from `BASE`, and every reason that applies.
 BAD: dict[str, tuple[Row, set[str]]] = {
     "user null": ({"who": None}, {"missing_user"}),
     "user empty": ({"who": ""}, {"missing_user"}),

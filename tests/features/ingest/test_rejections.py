@@ -1,4 +1,4 @@
-"""Refused rows as JSON, against Spark's `to_json`, and their identities."""
+"""Refused rows: their JSON against Spark's `to_json`, their identities and their files."""
 
 from __future__ import annotations
 

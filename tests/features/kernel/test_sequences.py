@@ -85,7 +85,7 @@ CHANNELS = (("amount",), ("event_type", "shop"))
 def test_invariant_3_merged_runs_equal_the_reference_at_any_date(
     events: list[Event], length: int, seed: int, ordered: bool
 ) -> None:
-    """Runs with late events among them; ids are read only of ties over runs where each run is in order."""
+    """Runs with late events; if each run is in order, ids are read only for ties between runs."""
     contract, chance = reference.sequence_spec(length=length).contract, random.Random(seed)
     parts: list[list[Event]] = [[] for _ in range(4)]
     for e in events:
@@ -176,7 +176,7 @@ def test_length_edges(extra: int) -> None:
 
 
 def encoded(run: pa.Table) -> pa.Table:
-    """A run as it is read: users as a dictionary."""
+    """A run as it is read, with dictionary-encoded users."""
     return run.set_column(0, "user_id", run["user_id"].dictionary_encode())
 
 
@@ -198,7 +198,7 @@ def test_invariant_6_runs_cut_before_merging_give_the_same(events: list[Event], 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_invariant_6_a_run_is_cut_the_same_however_it_is_chunked(chunk: int) -> None:
-    """Ids of ties are read a second time, without the other columns, and must fall on the same rows."""
+    """Ids of ties are read later, without the other columns, and must belong to the same rows."""
     users = ["ann"] * 3 + ["bob"] * 4 + ["cy"]
     run = encoded(reference.events_table([event(u, f"{n}", -9, us=n) for n, u in enumerate(users)]))
     parts = [encoded(run.slice(k, chunk).cast(reference.EVENT_SCHEMA)) for k in range(0, len(users), chunk)]

@@ -55,7 +55,7 @@ def test_commit_replaces_its_date_alone(spark: SparkSession, uri: str) -> None:
     assert stored(uri) == {(DATE, 3), (NEXT, 2)}
     assert DeltaTable(uri).to_pyarrow_table().num_rows == delta_tables.row_count(uri) == 1 + 3
     old = delta_tables.read(spark, uri, 1).select("outcome_value").distinct().collect()
-    assert [r[0] for r in old] == [1]  # a version is read as it was
+    assert [r[0] for r in old] == [1]  # an old version still has its rows
 
 
 def test_rows_of_another_date_are_refused_whole(spark: SparkSession, uri: str) -> None:
@@ -94,7 +94,7 @@ def test_invariant_7_a_write_that_fails_leaves_the_table_and_the_rerun_finishes_
 
 
 def test_invariant_7_inputs_tell_a_finished_date(spark: SparkSession, uri: str) -> None:
-    for seen, inputs in enumerate(["one", "two", "one"]):  # there and back again commits each time
+    for seen, inputs in enumerate(["one", "two", "one"]):  # going back to old inputs commits again
         write(outcomes(spark, seen), uri, f"run{seen}", seen, inputs=inputs)
         assert inputs_at(uri, seen + 1, DATE) == {inputs}
         assert inputs_at(uri, seen + 1, NEXT) == set()
@@ -103,7 +103,7 @@ def test_invariant_7_inputs_tell_a_finished_date(spark: SparkSession, uri: str) 
 
 
 def at_once(*writers: Callable[[], int]) -> list[int | Exception]:
-    """What each writer ends with when all are let go at the same moment."""
+    """The version or error of each writer when all start at the same moment."""
     barrier, ended = threading.Barrier(len(writers)), dict[int, int | Exception]()
 
     def run(n: int) -> None:
@@ -129,7 +129,7 @@ def test_different_dates_at_the_same_moment_all_commit(spark: SparkSession, uri:
 
 
 def test_bad_input_two_appends_at_the_same_moment_one_commits_and_one_says_so(spark: SparkSession, uri: str) -> None:
-    """Ingests of one batch: were both to append, each event would stand twice."""
+    """Two ingests of one batch: if both appended, each event would be there twice."""
 
     def writer(n: int) -> Callable[[], int]:
         rows = outcomes(spark, n).withColumn("inputs_id", f.lit("i"))

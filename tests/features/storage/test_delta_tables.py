@@ -44,7 +44,7 @@ def test_every_column_has_its_comment_and_every_reader_can_read(
     assert not found.protocol().reader_features
     assert tuple(found.metadata().partition_columns) == table.partitioned_by
     assert found.to_pyarrow_table().num_rows == 0
-    delta_tables.ensure(spark, uri, table)  # there already: no commit
+    delta_tables.ensure(spark, uri, table)  # the table is there: no commit
     assert DeltaTable(uri).version() == 0
 
 

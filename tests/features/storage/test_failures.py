@@ -1,4 +1,4 @@
-"""Errors in words."""
+"""Failures of storage, recognised by their text."""
 
 from __future__ import annotations
 
