@@ -19,7 +19,7 @@ _VALUES[list(b"0123456789abcdef")] = np.arange(16)
 
 
 def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows of many batches, at least `ROWS_GATHERED` at a time but for the last."""
+    """The rows of many batches, at least `ROWS_GATHERED` at a time; the last part may have fewer."""
     kept, rows = list[pa.RecordBatch](), 0
     for batch in batches:
         kept.append(batch)

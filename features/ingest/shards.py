@@ -42,7 +42,7 @@ _EPOCH = dt.date(1970, 1, 1)
 _SHARDS, _SHARDS_PER_TASK = 64, 4  # a task holds one shard at once
 _TASKS_PER_CORE = 4
 
-# Known events whose ids begin as no new row's does are left out, by a bit for each beginning: 2 MB for 6 digits.
+# Known events are left out if no new row's id has the same first digits. With 6 digits the table of bits has 2 MB.
 _SOUGHT_DIGITS = 6
 _SOUGHT_ROWS, _SOUGHT_SHARE = 1 << 22, 4  # with more rows, or more than 1 of 4 known ones, most beginnings occur
 _SOUGHT_AT_ONCE = 16  # times as many known rows per task, because few of them are left

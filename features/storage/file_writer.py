@@ -32,7 +32,7 @@ _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 _text = operator.methodcaller("as_py")
 
 FILE = "file"
-"""The one column of frames whose rows are written files: an `AddedFile` as JSON."""
+"""Column of a frame of written files: each row is an `AddedFile` as JSON."""
 
 
 def collected(written: DataFrame) -> list[AddedFile]:

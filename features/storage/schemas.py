@@ -180,7 +180,7 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
             field("total_events", t.LongType(), "events of the member before the as-of date"),
             field("truncated", t.BooleanType(), f"whether the member has more than {contract.length} events"),
             field("contract_id", t.StringType(), "contract that arrays and aggregates follow"),
-            _INPUTS,  # among the first, of which Delta keeps statistics
+            _INPUTS,  # Delta keeps statistics of the first columns only
             tier,
             field("current_tier_rank", t.IntegerType(), "rank of the current tier, 0 for the lowest"),
             *others,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from features.core.errors import ConcurrentWriteError
-from features.storage import commits, delta_tables, schemas
+from features.storage import commits, delta_tables, file_writer, schemas
 from features.storage.table_log import inputs_at
 
 DATE, NEXT = dt.date(2024, 3, 1), dt.date(2024, 3, 2)
@@ -152,3 +154,19 @@ def test_notes_are_those_of_the_newest_commit_that_has_one(spark: SparkSession, 
     commits.commit(rows, uri, schemas.outcomes(), "c", 2)
     found = commits.last_notes(uri)
     assert (found["built_from"], found["colour"]) == (8, "red")
+
+
+def test_files_that_depend_on_the_whole_table_conflict_with_any_other_commit(spark: SparkSession, uri: str) -> None:
+    table = schemas.outcomes()
+
+    def file(user: str, date: dt.date) -> file_writer.AddedFile:
+        row = {"user_id": user, "outcome_value": Decimal(1), "as_of_date": date}
+        return file_writer.write_file(pa.Table.from_pylist([row], table.arrow_schema), uri, "as_of_date", date)
+
+    assert commits.append_files(uri, table, "a", 0, [file("u", DATE)]) == 1
+    assert commits.append_files(uri, table, "b", 1, [file("v", DATE)]) == 2
+    with pytest.raises(ConcurrentWriteError, match="at the same time"):
+        commits.append_files(uri, table, "c", 1, [file("w", NEXT)])
+    assert commits.commit_files(uri, table, "d", 1, [], [file("w", NEXT)]) == 3
+    assert commits.commit_files(uri, table, "e", 3, [DATE], [file("x", DATE)]) == 4
+    assert DeltaTable(uri).to_pyarrow_table().sort_by("user_id")["user_id"].to_pylist() == ["w", "x"]
