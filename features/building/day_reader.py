@@ -1,4 +1,4 @@
-"""Readers of the rollup's days of a range of users: all of them, or those since a snapshot."""
+"""Readers of the rollup's days of a range of members: all of them, or those since a snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from features.storage.user_ranges import UserRange
 
 
 class DayReader:
-    """All rollup days of a range of users. With `known_by: ingested_at`, each date sees only what had arrived."""
+    """All rollup days of a range of members. With `known_by: ingested_at`, each date sees only what had arrived."""
 
     def __init__(self, work: Pass, users: UserRange) -> None:
         self._spec, self._by_arrival = work.sequences.aggregates, work.sequences.contract.known_by == "ingested_at"

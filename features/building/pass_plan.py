@@ -56,7 +56,7 @@ class Pass:
 
     @property
     def rows(self) -> int:
-        """Rows of the larger of the two inputs, which tasks hold by ranges of users."""
+        """Rows of the larger of the two inputs, which tasks hold by ranges of members."""
         if self.snapshot is None:
             return max(sum(f.rows for f in files) for files in (self.events_needed, self.days))
         new = max(sum(f.rows for f in files) for files in (self.snapshot.new_events, self.snapshot.new_days))

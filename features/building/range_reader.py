@@ -1,4 +1,4 @@
-"""Readers of what a task needs of a range of users: their events and rollup days, or a snapshot and what came since.
+"""Readers of what a task needs of a range of members: their events and rollup days, or a snapshot and what came since.
 
 Each table is read once for all as-of dates of a pass.
 """
@@ -28,7 +28,7 @@ from features.storage.user_ranges import UserRange
 
 
 class RangeReader:
-    """Reads days and events of a range of users, for all as-of dates of a pass."""
+    """Reads days and events of a range of members, for all as-of dates of a pass."""
 
     def __init__(self, work: Pass, users: UserRange) -> None:
         """Read the days, and the events where an output holds any.
@@ -68,7 +68,7 @@ class EventRun:
 
 
 class EventReader:
-    """Events of a range of users. With `known_by: ingested_at`, each date sees only what had arrived."""
+    """Events of a range of members. With `known_by: ingested_at`, each date sees only what had arrived."""
 
     def __init__(self, work: Pass, users: UserRange, stored: SnapshotReader | None = None) -> None:
         self._work, self._users, self._contract = work, users, work.sequences.contract
@@ -89,7 +89,7 @@ class EventReader:
         return [self._run(f, only) for f in files if self._users.overlaps(f.first, f.last)]
 
     def _run(self, file: TableFile, only: pa.Array | None) -> EventRun:
-        """The events of a file, of all users of the range or of those in `only`."""
+        """The events of a file, of all members of the range or of those in `only`."""
         rows = self._read(file, self._columns, only)
         return EventRun(
             rows, lambda: self._read(file, ["user_id", "event_id"], only)["event_id"].combine_chunks(), file.date
@@ -156,7 +156,7 @@ class EventReader:
 
 
 def _of_users_and_dates(events: pa.Table, users: pa.Array, dates: Collection[dt.date]) -> Ints:
-    """Places of the events of some users on some dates; of few users, so that few times are looked at."""
+    """Places of the events of some members on some dates; of few members, so that few times are looked at."""
     theirs = np.flatnonzero(belonging(events["user_id"], users).to_numpy())
     days = events["event_time"].take(pa.array(theirs)).cast(pa.date32())
     return theirs[pc.is_in(days, pa.array(sorted(dates), pa.date32())).to_numpy()]

@@ -1,6 +1,6 @@
 """Spark tasks that build sequences, outcomes and snapshots of many as-of dates.
 
-A task takes a range of users, reads their rows from the active files of `events` and `user_days`, and writes one file
+A task takes a range of members, reads their rows from the active files of `events` and `user_days`, and writes one file
 per output. There is no shuffle and no row becomes a JVM object. A task's memory depends on `sequence.rows_per_range`,
 not on the size of the data.
 """
@@ -44,12 +44,12 @@ def build(spark: SparkSession, work: Pass, rows_per_range: int) -> dict[Output, 
 
 
 def ranges_of_users(work: Pass, rows_per_range: int, tasks_at_once: int) -> list[UserRange]:
-    """The ranges of users, one for each task."""
+    """The ranges of members, one for each task."""
     return user_ranges.user_ranges(user_ranges.ranges_needed(work.rows, rows_per_range, tasks_at_once))
 
 
 def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
-    """Write one file per output for the users of a range."""
+    """Write one file per output for the members of a range."""
     for output, rows in rows_of_range(work, users):
         if rows.num_rows:
             rows = rows.append_column("inputs_id", pa.repeat(output.inputs_id, rows.num_rows))
@@ -60,7 +60,7 @@ def build_range(work: Pass, users: UserRange) -> Iterator[AddedFile]:
 
 
 def rows_of_range(work: Pass, users: UserRange) -> Iterator[tuple[Output, pa.Table]]:
-    """The rows of each output for the users of a range, without `inputs_id`."""
+    """The rows of each output for the members of a range, without `inputs_id`."""
     reader, spec = RangeReader(work, users), work.sequences
     for output in work.outputs:
         as_of, days = output.as_of, reader.days

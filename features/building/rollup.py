@@ -1,4 +1,4 @@
-"""The rollup `user_days`, one row per member and day, which all windows are summed from: its rows, and the Spark tasks."""
+"""The rollup `user_days`, which all windows are summed from: what it lacks, its rows, and the tasks that write it."""
 
 from __future__ import annotations
 

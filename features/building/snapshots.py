@@ -84,7 +84,7 @@ class Snapshot:
 
 
 def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: SequenceSpec) -> pa.Table:
-    """Rows of a snapshot for every user of the totals, without the fingerprint.
+    """Rows of a snapshot for every member of the totals, without the fingerprint.
 
     Args:
         events: of the contract's channels.
@@ -93,7 +93,7 @@ def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: Sequ
         spec: contract, windows and tier rule.
 
     Raises:
-        ValueError: the users of the three differ.
+        ValueError: the members of the three differ.
     """
     cut, counts = events.last(totals.as_of, spec.contract.length), days.last - days.first
     if not (cut.users.equals(totals.users) and days.users.equals(totals.users)):
@@ -114,7 +114,7 @@ def snapshot_rows(events: UserEvents, totals: Totals, days: UserDays, spec: Sequ
 
 
 class SnapshotReader:
-    """Reads a snapshot's rows of a range of users."""
+    """Reads a snapshot's rows of a range of members."""
 
     def __init__(self, snapshot: Snapshot, users: UserRange, spec: SequenceSpec) -> None:
         """Read the figures; events and days are read when they are asked for.
@@ -132,7 +132,7 @@ class SnapshotReader:
         self.totals = Totals(rows["user_id"].combine_chunks(), snapshot.as_of, figures)
 
     def events(self) -> UserEvents:
-        """The last events of each user."""
+        """The last events of each member."""
         contract = self._spec.contract
         numbers, categories = ({c: array_column(c) for c in of} for of in (contract.numeric, contract.categorical))
         rows = self._read(["user_id", EVENT_TIMES, *numbers.values(), *categories.values()])
@@ -144,7 +144,7 @@ class SnapshotReader:
         )
 
     def days(self, users: pa.Array | None = None) -> pa.Table:
-        """All days of some users, or of all, as a run of `carried_columns`, see `DayHistory.from_runs`."""
+        """All days of some members, or of all, as a run of `carried_columns`, see `DayHistory.from_runs`."""
         columns = carried_columns(self._spec.aggregates)
         rows = self._read(["user_id", DAYS, *map(day_column, columns)])
         if users is not None:

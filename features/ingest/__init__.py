@@ -1,1 +1,1 @@
-"""From the source to `events`: checks, pseudonyms, repeats, gates."""
+"""From the source to `events`: reading, checks, pseudonyms, repeats, gates."""

@@ -1,4 +1,4 @@
-"""Files of accepted and refused rows, written by tasks from settled blobs."""
+"""Writes the accepted and refused rows of a batch as files, by tasks, from the blobs of `shards.settled`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_IDENTITY = pa.table({_IDENTITY: pa.array([], pa.string())})
 
 
 def refused(rows: DataFrame, schema: StructType) -> DataFrame:
-    """The refused rows of `settled`, some columns of `events_rejected`."""
+    """The refused rows of `settled`, with the columns of `schema`, some of `events_rejected`."""
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -38,14 +38,14 @@ def refused(rows: DataFrame, schema: StructType) -> DataFrame:
 
 
 def write_refused(rows: DataFrame, uri: str, known: Sequence[str], count: int, rows_per_file: int) -> list[AddedFile]:
-    """Write the refused rows of `settled` that do not stand in `events_rejected` yet, uncommitted.
+    """Write the refused rows of `settled` that `events_rejected` does not have yet; return the files, uncommitted.
 
     Args:
         rows: of `settled`.
         uri: where `events_rejected` lies.
-        known: its files.
-        count: how many rows are refused.
-        rows_per_file: about; more are cut by ranges of identities into several files.
+        known: URIs of its files.
+        count: number of refused rows.
+        rows_per_file: rows of a file, about; more rows go into several files, by ranges of identities.
     """
     spark, portions = rows.sparkSession, -(-count // rows_per_file)
 
@@ -84,13 +84,13 @@ def _blobs_of(rows: DataFrame, status: str) -> DataFrame:
 
 
 def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_file: int) -> list[AddedFile]:
-    """Write the accepted rows of `settled` as files of `events`, uncommitted, and say which they are.
+    """Write the accepted rows of `settled` as files of `events` and return these, uncommitted.
 
     Args:
         rows: of `settled`.
         uri: where `events` lies.
-        by_date: how many each date has.
-        rows_per_file: a date with more is cut by ranges of users into several files.
+        by_date: number of accepted rows of each date.
+        rows_per_file: rows of a file, about; a date with more gets several files, by ranges of members.
     """
     portions = {day: -(-count // rows_per_file) for day, count in by_date.items()}
 
@@ -115,6 +115,7 @@ def write(rows: DataFrame, uri: str, by_date: Mapping[dt.date, int], rows_per_fi
 
 
 def _portions(rows: pa.Table, ids: str, count: int) -> Iterator[tuple[int, pa.Table]]:
+    """The rows divided into up to `count` portions by ranges of the column `ids`, none empty, with their numbers."""
     portion = places_of(rows[ids]) * count // SPREAD
     for number in np.unique(portion):
         yield int(number), rows.filter(pa.array(portion == number))

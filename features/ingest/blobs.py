@@ -1,4 +1,4 @@
-"""Rows as compressed blobs, and places of ids among shards."""
+"""Rows as compressed blobs, and the numbers by which ids are divided among shards."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-ROWS_GATHERED = 262_144  # that a task gathers before it cuts them: some thousand to a blob
+ROWS_GATHERED = 262_144
+"""Rows that a task gathers before it divides them, so that a blob has some thousand."""
 
 _DIGITS = 4
 
-_VALUES = np.zeros(256, np.int64)  # of hexadecimal digits
+_VALUES = np.zeros(256, np.int64)  # values of hexadecimal digits by their letters
 _VALUES[list(b"0123456789abcdef")] = np.arange(16)
 
 
 def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows of many batches, some hundred thousand at a time."""
+    """The rows of many batches, at least `ROWS_GATHERED` at a time; the last part may have fewer."""
     kept, rows = list[pa.RecordBatch](), 0
     for batch in batches:
         kept.append(batch)
@@ -31,12 +32,12 @@ def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def places_of(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Where pseudonyms lie among all possible, below `SPREAD`; those missing lie at 0."""
+    """[n] the first four digits of pseudonyms as numbers, below `SPREAD`; 0 where null."""
     return leading_number(ids, _DIGITS)
 
 
 def leading_number(ids: pa.ChunkedArray, digits: int) -> npt.NDArray[np.int64]:
-    """The number that the first hexadecimal digits of pseudonyms make, 0 where they are missing."""
+    """[n] the first hexadecimal digits of pseudonyms as numbers; 0 where null."""
     found = [np.zeros(0, np.int64)]
     for chunk in ids.chunks:
         texts = chunk.fill_null("0" * digits)
@@ -50,7 +51,7 @@ def leading_number(ids: pa.ChunkedArray, digits: int) -> npt.NDArray[np.int64]:
 
 
 def equal_runs(values: npt.NDArray[np.integer]) -> Iterator[tuple[int, int]]:
-    """Where runs of equal values begin and end."""
+    """Begin and end of each run of equal values."""
     changes = np.flatnonzero(np.diff(values)) + 1
     return itertools.pairwise([0, *changes.tolist(), len(values)]) if len(values) else iter(())
 

@@ -1,7 +1,7 @@
-"""Which source rows are events, which are refused and why: a pure kernel over batches of typed source rows.
+"""Checks of single rows: which source rows are events, which are refused and why. No Spark.
 
-Spark has run the source's query and cast its columns (`features.ingest.typed_rows.typed`). What is decided of a row by
-itself is decided here, a batch at a time; raw ids end here too, in the memory of a worker.
+Spark has run the source's query and cast its columns, see `features.ingest.typed_rows.typed`. Rows are checked here in
+batches, in a worker; raw ids become pseudonyms here and go no further.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ REASONS = "reasons"
 MONEY = pa.decimal128(18, 6)
 _TIME = pa.timestamp("us", "UTC")
 _REASONS = pa.list_(pa.field("element", pa.string(), nullable=False))
-# A cast alone takes more than people mean: 12d and 0x1p3 as numbers, 10:30 as a time of the day on which it is read.
+# Spark's casts accept too much: 12d and 0x1p3 as numbers, 10:30 as a time of the day on which it is read.
 _NUMBER = r"(?i)^[ \t\n\x0b\f\r]*[+-]?([\d.]+(e[+-]?\d+)?|nan|inf(inity)?)[ \t\n\x0b\f\r]*$"
 _NO_DATE = r"^[ \t\n\x0b\f\r]*T?\d{1,2}:"
-_YEAR_1 = dt.datetime(1, 1, 1, tzinfo=dt.UTC)  # earlier ones are no dates of Delta's partitions
+_YEAR_1 = dt.datetime(1, 1, 1, tzinfo=dt.UTC)  # Delta's partitions have no earlier dates
 
 
 def cast_of(name: str) -> str:
-    """What Spark's cast of a column is called, beside the column as the source gave it."""
+    """Name of the column that holds Spark's cast of a source column."""
     return f"cast {name}"
 
 
 MONEY_CAST, DECIMAL_CAST = cast_of("amount"), cast_of("amount, exact")
-"""The amount as a double, which tells what is no number, infinite or too large, and as the decimal that is kept."""
+"""The amount as a double, which shows if it is no number, infinite or too large; and as the decimal that is kept."""
 
 
 def raw(name: str) -> str:
-    """What a column as the source gave it is called, where events have another under its name."""
+    """Name of a source column as it was, where `events` has a cast under its own name."""
     return f"raw {name}"
 
 
 def is_raw(column: str) -> bool:
-    """Whether a column has a name that `raw` gave it; names of attributes have no blanks."""
+    """Whether a column's name is one of `raw`; names of attributes have no blanks."""
     return column.startswith(raw(""))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Checks:
-    """What rows are checked by; it holds the pseudonym key, so it has no text form.
+    """What rows are checked against. It holds the pseudonym key, so it has no `repr`.
 
     Attributes:
         types: event types that are accepted.
-        purchase_type: the one that needs an amount.
-        largest_amount: outlier bound.
-        clip: whether outliers are cut to it rather than refused.
+        purchase_type: the event type that needs an amount.
+        largest_amount: outlier bound of an amount.
+        clip: whether larger amounts are cut to the bound; else their rows are refused.
         now: the run's clock, aware; becomes `ingested_at`.
-        latest: times after it are in the future.
+        latest: later times lie in the future.
         attributes: `numeric` or `categorical` by name.
-        columns: what the source yields, in its order.
+        columns: columns of the source's query, in its order.
         key: pseudonym key.
     """
 
@@ -82,11 +82,11 @@ class Checks:
 
 
 def check(rows: pa.RecordBatch, by: Checks) -> pa.RecordBatch:
-    """Rows with the `reasons` to refuse them, the columns of `events`, and what `features.ingest.rejections` needs.
+    """Rows with the columns of `events`, `reasons` to refuse them, and the source columns for `rejections`.
 
     Args:
-        rows: the source's columns and, where they have another type, their casts.
-        by: what they are checked by.
+        rows: the source's columns and, where `events` has another type, their casts.
+        by: what they are checked against.
     """
     ids = {name: of_ids(rows[name], by.key) for name in IDS}
     time, money = _time(rows), _number(rows, "amount")
@@ -173,9 +173,11 @@ def _lists(conditions: Mapping[str, Flags]) -> pa.ListArray:
 
 
 def _amount(rows: pa.RecordBatch, reasons: pa.ListArray, by: Checks) -> tuple[pa.Array, pa.Array]:
-    """The amount that is kept, and the bound where it was cut to it."""
+    """[n] the amount that is kept, and [n] the bound where it was cut to it, else null."""
     exact, bound = rows[DECIMAL_CAST], pa.scalar(by.largest_amount, MONEY)
-    beyond = ~_has(exact) | _flags(pc.greater(exact, bound))  # what does not fit the decimal is beyond any bound
+    beyond = ~_has(exact) | _flags(
+        pc.greater(exact, bound)
+    )  # an amount that does not fit the decimal is beyond any bound
     clipped = pa.array((np.diff(reasons.offsets) == 0) & _has(rows["amount"]) & beyond)
     nothing = pa.scalar(None, MONEY)
     return pc.if_else(clipped, bound, exact), pc.if_else(clipped, bound, nothing)
@@ -186,5 +188,5 @@ def _has(column: pa.Array) -> Flags:
 
 
 def _flags(column: pa.BooleanArray) -> Flags:
-    """Null is false."""
+    """[n] truth values, false where null."""
     return np.asarray(column.fill_null(False).to_numpy(zero_copy_only=False))

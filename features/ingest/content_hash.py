@@ -1,7 +1,8 @@
-"""xxHash64 of rows as Spark's `xxhash64` gives it, over Arrow columns: what tells a repeat from a conflict.
+"""Spark's `xxhash64` of rows, over Arrow columns: it tells a repeated event from a conflicting one.
 
 The algorithm is XXH64 (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md). Spark chains it: the hash of
-one column is the seed of the next, and a null passes its seed on. All rows of a column are hashed at once.
+one column is the seed of the next, and a null passes its seed on. Written by hand with numpy, all rows of a column at
+once: libraries hash one value at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _P1, _P2, _P3, _P4, _P5 = (
         0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5,
     )
 )  # fmt: skip
-_AT_ONCE = 16_384  # rows, whose hashes stay in the processor's cache
+_AT_ONCE = 16_384  # rows hashed at once: their hashes stay in the processor's cache
 _STRIPE, _WORD, _HALF = 32, 8, 4  # bytes
 
 
@@ -33,7 +34,7 @@ def xxhash64(columns: Sequence[pa.Array], rows: int) -> npt.NDArray[np.int64]:
 
     Args:
         columns: [rows] strings, booleans, doubles, timestamps in microseconds, or decimals of at most 18 digits.
-        rows: how many there are.
+        rows: number of rows.
     """
     hashes = np.full(rows, _SEED, np.uint64)
     for begin in range(0, rows, _AT_ONCE):
@@ -64,7 +65,7 @@ def _as_words(column: pa.Array) -> Words:
 
 
 def _of_strings(column: pa.Array, seed: Words) -> Words:
-    """Strings of one length at a time: they take the same steps."""
+    """Hashes of strings, those of one length at a time, as they take the same steps."""
     offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
     data = np.frombuffer(column.buffers()[2] or b"", np.uint8)
     lengths, hashes = np.diff(offsets), np.empty(len(column), np.uint64)
@@ -76,7 +77,7 @@ def _of_strings(column: pa.Array, seed: Words) -> Words:
 
 
 def _of_letters(letters: npt.NDArray[np.uint8], seed: Words) -> Words:
-    """The hash of [n, length] bytes."""
+    """[n] the hashes of [n, length] bytes."""
     length = letters.shape[1]
     words = np.ascontiguousarray(letters[:, : length // _WORD * _WORD]).view("<u8").T
     stripes = length // _STRIPE * (_STRIPE // _WORD)
@@ -94,7 +95,7 @@ def _of_letters(letters: npt.NDArray[np.uint8], seed: Words) -> Words:
 
 
 def _of_stripes(words: Words, seed: Words) -> Words:
-    """Four lanes take a word each in turn."""
+    """State after the stripes of 32 bytes: four lanes take a word each in turn."""
     with np.errstate(over="ignore"):
         lanes = [seed + (_P1 + _P2), seed + _P2, seed, seed - _P1]
     for place, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""Gates between ingest and everything downstream: is this batch fit to be used at all?"""
+"""Quality gates of an ingest: a batch that does not pass them is not written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.core.errors import QualityGateError
 from features.ingest.repeats import ACCEPTED, DUPLICATE, REJECTED
 from features.settings.source import Quality
 
-_SAMPLES = 3
+_SAMPLES = 3  # rows shown for each reason
 
 
 def check_gates(
@@ -24,18 +24,18 @@ def check_gates(
     gates: Quality,
     now: dt.datetime,
 ) -> None:
-    """Raise if a gate is shut.
+    """Check a batch against the quality gates.
 
     Args:
         counts: rows by status, see `features.ingest.row_counts.by_status`.
         rejected: rows of `events_rejected` of this batch.
-        known_days: events per UTC date that stand in the table.
-        new_days: accepted events per UTC date of this batch.
-        gates: settings; a gate without a value is open.
+        known_days: events in the table by UTC date.
+        new_days: accepted events of this batch by UTC date.
+        gates: settings; a gate without a value is not checked.
         now: the run's clock, aware.
 
     Raises:
-        QualityGateError: which gates are shut, the refused rows counted by reason, and three samples of each reason.
+        QualityGateError: with the gates that failed, and for each reason the number of refused rows and samples.
     """
     day_counts = {d: known_days.get(d, 0) + new_days.get(d, 0) for d in {*known_days, *new_days}}
     problems = [
@@ -74,9 +74,8 @@ def _day_problems(day_counts: Mapping[dt.date, int], new_days: Collection[dt.dat
     days = pd.Series(dict(day_counts)).sort_index()
     days.index = pd.to_datetime(days.index)
     days = days.asfreq("D", fill_value=0)
-    median = (
-        days.rolling(gates.median_days).median().shift(1).replace(0, float("nan"))
-    )  # undefined until enough days lie before
+    # Undefined until enough days lie before.
+    median = days.rolling(gates.median_days).median().shift(1).replace(0, float("nan"))
     odd = days[(days < low * median) | (days > high * median)]
     return [
         f"{day.date()} has {rows} events, the median of the {gates.median_days} days before it is "
@@ -97,7 +96,7 @@ def _freshness_problems(day_counts: Mapping[dt.date, int], gates: Quality, now: 
 
 
 def _reason_lines(rejected: DataFrame) -> list[str]:
-    """Counts and samples per reason: as many rows as there are reasons, however many users."""
+    """Lines with the number of refused rows and samples of each reason; Spark returns a row per reason."""
     by_reason = rejected.select(f.explode("reasons").alias("reason"), f.substring("original", 1, 200).alias("sample"))
     group = Window.partitionBy("reason")
     ranked = by_reason.select(

@@ -1,4 +1,4 @@
-"""Groups of users for the evaluation of fairness: read from tables of the settings, ids pseudonymised on the way."""
+"""Reads the groups of members for the evaluation of fairness, and pseudonymises their ids on the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from features.storage.failures import source_errors
 
 
 def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
-    """A user a row: its pseudonym as `user_id`, and each attribute as text, null where it is not known.
+    """One row per member: the pseudonym as `user_id`, and each attribute as text, null where it is not known.
 
     Raises:
         SourceError: a table cannot be read, or the query or its columns are wrong.
@@ -27,7 +27,7 @@ def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
         with source_errors(f"fairness table {name!r} ({table.uri})"):
             rows = open_table(spark, table)
             if MALFORMED in rows.columns:
-                # Parsed whole: which lines are malformed depends on the columns that are parsed.
+                # Parse all columns once: which lines are malformed depends on the columns that are parsed.
                 rows = rows.persist(StorageLevel.DISK_ONLY).where(f.col(MALFORMED).isNull()).drop(MALFORMED)
             rows.createOrReplaceTempView(name)
     with source_errors("fairness.groups.query"):
@@ -36,7 +36,7 @@ def read_groups(spark: SparkSession, groups: Groups, key: bytes) -> DataFrame:
     problems = column_problems(found, accepted, "neither user_id nor under fairness.groups.attributes")
     if problems:
         raise SourceError("\n".join(["fairness.groups.query does not yield groups:", *(f"  - {p}" for p in problems)]))
-    # An id stands for itself only within this plan: what leaves it is the pseudonym.
+    # Raw ids stay within this plan: only pseudonyms leave it.
     words = found.select(*[f.col(name).cast("string").alias(name) for name in ("user_id", *groups.attributes)])
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Keyed pseudonyms: HMAC-SHA256 (RFC 2104) of ids, over Arrow arrays; and how lines are kept that nobody can read."""
+"""Keyed pseudonyms of ids, HMAC-SHA256 (RFC 2104), and the encryption of malformed lines."""
 
 from __future__ import annotations
 
@@ -45,19 +45,20 @@ def digest(key: bytes, text: str) -> str:
 
 
 def key_check(key: bytes) -> str:
-    """What a table keeps to recognise its key by, without telling the key."""
+    """Value that a table keeps to recognise its key; it does not reveal the key."""
     return digest(key, "tiercast key check")
 
 
 def line_key(key: bytes) -> bytes:
-    """The AES-256 key under which malformed source lines are kept."""
+    """The AES-256 key that encrypts malformed source lines."""
     return hmac.new(key, b"tiercast malformed lines", hashlib.sha256).digest()
 
 
 def pseudonyms(texts: pa.StringArray, key: bytes) -> pa.StringArray:
-    """The pseudonym of each text, as `digest` gives it; null stays null.
+    """[n] the pseudonym of each text, as `digest` gives it; null stays null.
 
-    Each different text is hashed once, from states of the two hashes that have taken the key in already.
+    Each distinct text is hashed once, from states of the two hashes that hold the key already. Written by hand: copies
+    of an `hmac` object take half as long again.
     """
     different = texts.dictionary_encode()
     block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
@@ -73,13 +74,13 @@ def pseudonyms(texts: pa.StringArray, key: bytes) -> pa.StringArray:
 
 
 def of_ids(ids: pa.StringArray, key: bytes) -> pa.StringArray:
-    """Pseudonyms of ids without the blanks around them, null where nothing is left."""
+    """[n] pseudonyms of ids, which are stripped of blanks first; null where nothing is left."""
     trimmed = pc.ascii_trim(ids, _BLANK)
     return pseudonyms(pc.if_else(pc.equal(trimmed, ""), None, trimmed), key)
 
 
 def hexadecimal(numbers: npt.NDArray[np.uint8]) -> pa.StringArray:
-    """[n] rows of [n, m] bytes as hexadecimal digits."""
+    """[n] strings of hexadecimal digits of [n, m] bytes."""
     rows, width = numbers.shape
     digits = np.empty((rows, 2 * width), np.uint8)
     digits[:, ::2], digits[:, 1::2] = _HEX[numbers >> 4], _HEX[numbers & 15]
@@ -88,10 +89,10 @@ def hexadecimal(numbers: npt.NDArray[np.uint8]) -> pa.StringArray:
 
 
 def encrypted(spark: SparkSession, rows: DataFrame, column: str, key: bytes) -> DataFrame:
-    """`rows` with a string column AES-GCM encrypted under the line key, base64: random bits, so never equal twice.
+    """`rows` with a string column encrypted by AES-GCM under the line key, in base64; equal texts become different.
 
-    The key never stands in a query plan (plans are shown in Spark's UI and logged): it travels as the one row of a
-    small relation that is joined to the data.
+    The key must not stand in a query plan, as plans are logged and shown in Spark's UI: it is the one row of a small
+    relation that is joined to the rows.
     """
     keys = spark.createDataFrame([(bytearray(line_key(key)),)], f"{_LINE_KEY} BINARY")
     text = f.base64(f.aes_encrypt(f.encode(f.col(column), "UTF-8"), f.col(_LINE_KEY), f.lit("GCM")))
@@ -99,7 +100,7 @@ def encrypted(spark: SparkSession, rows: DataFrame, column: str, key: bytes) -> 
 
 
 def check_key(key: bytes, stored: str | None, uri: str) -> None:
-    """Raise PseudonymKeyError unless the table at `uri`, whose check value is `stored`, was written with `key`."""
+    """Raise PseudonymKeyError unless `stored`, the check value of the table at `uri`, is that of `key`; None passes."""
     if stored is not None and not hmac.compare_digest(stored, key_check(key)):
         raise PseudonymKeyError(
             f"the pseudonym key is not the one that {uri} was written with: members would appear twice; "

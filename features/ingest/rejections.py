@@ -1,4 +1,4 @@
-"""Refused rows as rows of `events_rejected`: the source's row as JSON, and an identity. Pure, over Arrow tables."""
+"""Refused rows as rows of `events_rejected`, with the source's row as JSON and an identity. No Spark."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DIGITS = 32
 
 
 def of_rows(refused: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Refused rows of the query.
+    """Rows of `events_rejected` from refused rows of the query.
 
     Args:
-        refused: columns of `features.ingest.checks.check`; all rows that are equal are among them.
-        columns: what the source yields, in its order.
+        refused: rows of `features.ingest.checks.check`; of equal rows all must be there.
+        columns: columns of the source's query, in its order.
     """
     kept = refused.select(["reasons", "user_id", "event_id", "ingested_at"])
     kept = kept.append_column("source", pa.repeat(_QUERY, kept.num_rows))
@@ -33,11 +33,11 @@ def of_rows(refused: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def of_lines(lines: pa.Table) -> pa.Table:
-    """Malformed lines: nobody knows where the ids stand in them.
+    """Rows of `events_rejected` from malformed lines, whose ids are not known.
 
     Args:
-        lines: `source` table, `original` encrypted, `content`, the pseudonym of the line, and `ingested_at`; all lines
-            that are equal are among them.
+        lines: `source` (table name), `original` (encrypted), `content` (pseudonym of the line) and `ingested_at`; of
+            equal lines all must be there.
     """
     count = lines.num_rows
     unknown = pa.nulls(count, pa.string())
@@ -48,10 +48,10 @@ def of_lines(lines: pa.Table) -> pa.Table:
 
 
 def _identified(rows: pa.Table) -> pa.Table:
-    """Rows of `events_rejected`, with their identities.
+    """Rows of `events_rejected` with their identities.
 
-    A row's identity is its content and how many times the same content came before it: rows that are equal are all
-    kept, and the same input read again yields the same identities.
+    An identity is a hash of a row's content and its number among equal rows. So equal rows are all kept, and the same
+    input read again has the same identities.
     """
     rows = rows.append_column(_JOINED, pc.binary_join(rows["reasons"].cast(pa.list_(pa.string())), ","))
     rows = rows.sort_by([(c, "ascending") for c in ("source", _CONTENT, _JOINED)])
@@ -69,13 +69,13 @@ def _identified(rows: pa.Table) -> pa.Table:
 
 
 def originals(rows: pa.Table, columns: Sequence[str]) -> pa.Array:
-    """Rows as the source gave them, as JSON objects without their nulls, ids pseudonymised.
+    """[n] source rows as JSON objects without nulls, with pseudonyms in place of ids.
 
-    Text is written as Spark's `to_json` writes it; numbers, times and truth values as Arrow does.
+    Text is written as by Spark's `to_json`; numbers, times and truth values as by Arrow.
 
     Args:
-        rows: of `features.ingest.checks.check`.
-        columns: what the source yields, in its order.
+        rows: rows of `features.ingest.checks.check`.
+        columns: columns of the source's query, in its order.
     """
     fields = []
     for name in columns:

@@ -1,4 +1,4 @@
-"""Which of the rows with one event id is the event: a pure kernel."""
+"""Which of the rows with one event id is the event. No Spark."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KNOWN_COLUMNS = ["event_id", "content_hash"]
 
 
 def settle(rows: pa.Table, known: pa.Table) -> pa.Table:
-    """Rows with their `status`: the first of an id is accepted, equal ones are duplicates, others are conflicts.
+    """Rows with their `status`: of an id the first is accepted, equal rows are duplicates, others conflicts.
 
-    The smallest hash is the first, so that the order of the input does not matter. Rows with other reasons take no
-    part: a broken repeat of a good row must not shadow it.
+    The first is an event in the table, else the row with the smallest hash: the order of the input does not matter.
+    Rows with other reasons are left out of this: a broken repeat must not take the place of a good row.
 
     Args:
-        rows: all of their ids' rows of `features.ingest.checks.check`, in any order.
-        known: `event_id` and `content_hash` of events that stand in the table, each id once; it may hold other ids.
+        rows: rows of `features.ingest.checks.check`, all of each id, in any order.
+        known: `event_id` and `content_hash` of events in the table, each id once; other ids do no harm.
     """
     status = np.full(rows.num_rows, REJECTED, object)
     valid = np.flatnonzero(pc.equal(pc.list_value_length(rows[REASONS]), 0).to_numpy())
@@ -43,7 +43,7 @@ def settle(rows: pa.Table, known: pa.Table) -> pa.Table:
 
 
 def _with_conflicts(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows of which some have a conflict for their only reason."""
+    """Rows where those at `places` have a conflict as their only reason."""
     if not len(places):
         return rows
     at, reasons = rows.column_names.index(REASONS), rows[REASONS]
@@ -54,7 +54,7 @@ def _with_conflicts(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def _starts(ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Whether each id is another than the one before it."""
+    """[n] whether each id differs from the one before."""
     found = np.ones(len(ids), bool)
     if len(ids) > 1:
         found[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy()

@@ -1,4 +1,4 @@
-"""Rows of an ingest by status, date, type and source: the numbers that must add up."""
+"""Row counts of an ingest by status, date, type and source: accepted, refused and duplicates make up the rows read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from features.ingest.repeats import ACCEPTED, DUPLICATE, REJECTED
 from features.ingest.sources import SourceRows
 
 Counts = Mapping[tuple[str, str | None, dt.date | None], int]
-"""Rows by status, type and date, see `features.ingest.row_counts.counts`."""
+"""Rows by status, type and date, see `counts`."""
 
 
 def by_status(counts: Counts) -> dict[str, int]:
-    """Rows by status, always all three."""
+    """Rows by status: accepted, refused and duplicates, 0 where there are none."""
     found = dict.fromkeys((ACCEPTED, REJECTED, DUPLICATE), 0)
     for (status, _, _), rows in counts.items():
         if status in found:
@@ -47,8 +47,8 @@ def by_source(source: SourceRows) -> dict[str, int]:
     return {f"source.{name}": rows.count() for name, rows in source.tables.items()}
 
 
-def counts(rows: DataFrame) -> Mapping[tuple[str, str | None, dt.date | None], int]:
-    """Rows of `settled` by status, those accepted by type and date too; `READ` are those that crossed the shuffle."""
+def counts(rows: DataFrame) -> Counts:
+    """Rows of `shards.settled` by status, accepted ones by type and date too; `READ` are the rows of the shuffle."""
     keys = ("status", "event_type", "event_date")
     found = rows.where("blob IS NULL").groupBy(*keys).agg(f.sum("rows").alias("rows")).collect()
     return {(row["status"], row["event_type"], row["event_date"]): row["rows"] for row in found}

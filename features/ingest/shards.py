@@ -1,7 +1,7 @@
-"""Repeats: which of the rows with one event id is the event. A pure kernel, and the shuffle that brings them together.
+"""The shuffle of an ingest: it brings the rows of one event id together, so that repeats are found.
 
-Checked rows leave Spark's SQL once, as Arrow batches. They cross the shuffle as one compressed blob per shard of event
-ids and task, are settled a shard at a time, and lie, again as blobs, by status and date until they are written.
+Checked rows cross the shuffle as compressed blobs, one per task and shard of event ids. They are settled a shard at a
+time and kept, again as blobs, by status and date until they are written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from features.storage.table_log import TableFile
 from features.storage.user_ranges import SPREAD
 
 ROWS, LINES, KNOWN = "row", "line", "known"
-"""Kinds of pieces: checked rows, malformed lines, and what stands in `events`."""
+"""Kinds of pieces: checked rows, malformed lines, and rows of `events`."""
 
 _CUT = "shard INT, kind STRING, rows LONG, dates ARRAY<DATE>, ids BINARY, blob BINARY"
 _SETTLED = "status STRING, event_type STRING, event_date DATE, rows LONG, blob BINARY"
@@ -39,16 +39,17 @@ _PIECE = ["shard", "kind", "rows", "blob"]
 _NOTHING_KNOWN = pa.table({"event_id": pa.array([], pa.string()), "content_hash": pa.array([], pa.int64())})
 
 _EPOCH = dt.date(1970, 1, 1)
-_SHARDS, _SHARDS_PER_TASK = 64, 4  # a shard is what a task holds at once
+_SHARDS, _SHARDS_PER_TASK = 64, 4  # a task holds one shard at once
 _TASKS_PER_CORE = 4
 
-_SOUGHT_DIGITS = 6  # by which known ids are told that no row has: a bit for each number they make, 2 MB
-_SOUGHT_ROWS, _SOUGHT_SHARE = 1 << 22, 4  # of rows with more ids than that, or than a share of those known, most match
-_SOUGHT_AT_ONCE = 16  # times as many known rows as a task would cut otherwise: few of them are left
+# Known events are left out if no new row's id has the same first digits. With 6 digits the table of bits has 2 MB.
+_SOUGHT_DIGITS = 6
+_SOUGHT_ROWS, _SOUGHT_SHARE = 1 << 22, 4  # with more rows, or more than 1 of 4 known ones, most beginnings occur
+_SOUGHT_AT_ONCE = 16  # times as many known rows per task, because few of them are left
 
 
 def cut(typed: DataFrame, checks: Checks) -> DataFrame:
-    """The rows of `typed_rows.typed`, checked, as blobs by shard of event ids, and the dates in each."""
+    """The rows of `typed_rows.typed`, checked, as blobs by shard of event ids, with the dates in each blob."""
     shards = _shards(typed.sparkSession)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -59,7 +60,7 @@ def cut(typed: DataFrame, checks: Checks) -> DataFrame:
 
 
 def cut_lines(lines: DataFrame) -> DataFrame:
-    """The malformed lines of `features.ingest.typed_rows.refused_lines` as blobs by shard of their content."""
+    """The malformed lines of `typed_rows.refused_lines` as blobs by shard of their content."""
     shards = _shards(lines.sparkSession)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -70,14 +71,14 @@ def cut_lines(lines: DataFrame) -> DataFrame:
 
 
 def dates(pieces: DataFrame) -> set[dt.date]:
-    """The dates of the events in blobs."""
+    """The dates of all events in the blobs."""
     return {row[0] for row in pieces.select(f.explode("dates")).distinct().collect()}
 
 
 def sought(pieces: DataFrame, known: Sequence[TableFile]) -> bytes | None:
-    """Bits of the beginnings of ids that the rows in blobs have, so that few known events cross the shuffle in vain.
+    """Bits that say with which digits the rows' ids begin: known events with other beginnings need not be shuffled.
 
-    None where the rows are so many, against what is known, that it would not pay.
+    None if there are too many rows, compared with the known events, for this to pay.
     """
     rows = pieces.where(f.col("kind") == ROWS)
     count, stand = int(scalar(rows.agg(f.sum("rows"))) or 0), sum(file.rows for file in known)
@@ -92,13 +93,13 @@ def sought(pieces: DataFrame, known: Sequence[TableFile]) -> bytes | None:
 def settled(
     pieces: DataFrame, known: Sequence[TableFile], columns: Sequence[str], sought: bytes | None = None
 ) -> DataFrame:
-    """Rows by status: of each task counts by type and date, and blobs of those accepted, by date, and refused.
+    """Rows by status: counts by type and date from each task, and blobs of accepted rows by date and of refused rows.
 
     Args:
-        pieces: of `cut` and `cut_lines`.
-        known: files of `events` among whose rows repeats are looked for.
-        columns: what the source yields, in its order.
-        sought: of `sought`; None takes all that is known along.
+        pieces: rows of `cut` and `cut_lines`.
+        known: files of `events` in which repeats are looked for.
+        columns: columns of the source's query, in its order.
+        sought: result of `sought`; None: all known events are shuffled.
     """
     if known:
         pieces = pieces.unionByName(_known(pieces.sparkSession, known, sought))
@@ -115,7 +116,7 @@ Pieces = Mapping[str, pa.Table]
 
 
 def _shards_at_once(batches: Iterable[pa.RecordBatch]) -> Iterator[Pieces]:
-    """Small shards are settled together, large ones one after another."""
+    """Pieces of whole shards: small shards together, large ones by themselves."""
     pieces = (piece for batch in batches for piece in zip(*(batch[c] for c in _PIECE), strict=True))
     kept, rows = defaultdict[str, list[pa.Table]](list), 0
     for _, of_shard in itertools.groupby(pieces, lambda piece: piece[0]):
@@ -139,14 +140,14 @@ def _known(spark: SparkSession, files: Sequence[TableFile], sought: bytes | None
 
     def work(portion: int) -> Iterator[pa.RecordBatch]:
         found = [_among(file_reader.read_file(uri, KNOWN_COLUMNS), sought) for uri in portions[portion]]
-        # Other writers may say that a column has no nulls.
+        # Files of other writers may declare a column without nulls.
         yield from _blobs(pa.concat_tables(found, promote_options="default"), shards, KNOWN)
 
     return workers.rows(spark, len(portions), work, _CUT, task_count(spark))
 
 
 def _among(rows: pa.Table, sought: bytes | None) -> pa.Table:
-    """Known events that rows may repeat."""
+    """Known events that new rows may repeat."""
     if sought is None:
         return rows
     bits = np.unpackbits(np.frombuffer(sought, np.uint8)).view(bool)
@@ -154,12 +155,12 @@ def _among(rows: pa.Table, sought: bytes | None) -> pa.Table:
 
 
 def task_count(spark: SparkSession) -> int:
-    """As many as keep all cores at work to the end, and no more: each has its cost."""
+    """Tasks of a stage: several per core, so that all cores are busy to the end; each task has its cost."""
     return _TASKS_PER_CORE * spark.sparkContext.defaultParallelism
 
 
 def _shards(spark: SparkSession) -> int:
-    """Some dozens, and more where the user has set more tasks for more rows."""
+    """Number of shards: 64, or more if the settings ask for more shuffle partitions."""
     return max(_SHARDS, _SHARDS_PER_TASK * int(spark.conf.get("spark.sql.shuffle.partitions") or 1))
 
 
@@ -191,7 +192,7 @@ def _dates(rows: pa.Table) -> list[dt.date]:
 
 
 def _by_status(pieces: Pieces, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """What `settled` gives of whole shards."""
+    """Rows of `settled` for whole shards."""
     yield _row(READ, rows=sum(pieces[kind].num_rows for kind in (ROWS, LINES) if kind in pieces))
     if LINES in pieces:
         yield from _refusals(rejections.of_lines(pieces[LINES]))
@@ -211,7 +212,7 @@ def _refusals(rows: pa.Table) -> Iterator[pa.RecordBatch]:
 
 
 def _accepted(rows: pa.Table, places: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """Counts by type and date, and a blob per date, of the rows at some places."""
+    """Counts by type and date, and a blob per date, of the rows at `places`."""
     kinds = rows.select(["event_type", "event_date"]).take(pa.array(places))
     for found in kinds.group_by(kinds.column_names).aggregate([([], "count_all")]).to_pylist():
         yield _row(ACCEPTED, found["event_type"], found["event_date"], found["count_all"])
@@ -238,9 +239,9 @@ def _row(
 
 
 def near(known: Sequence[TableFile], dates: Set[dt.date], days: int) -> list[TableFile]:
-    """The files of known events among which repeats are looked for: of the rows' `dates`, and `days` before the newest.
+    """The files of `known` in which repeats are looked for: of the rows' `dates`, and of `days` before the newest date.
 
-    An equal repeat has the date of the first, so all of them are found.
+    An equal repeat has the same date, so it is always found.
     """
     since = max(dates, default=dt.date.max) - dt.timedelta(days=days)
     return [file for file in known if file.date in dates or file.date >= since]

@@ -1,4 +1,4 @@
-"""From the source's tables to event rows: reading, the query, and what Spark says when either is wrong."""
+"""Opens the source's tables, runs its query, and checks the columns that come out."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PACKAGE = "package:"
 
 @dataclasses.dataclass(frozen=True)
 class SourceRows:
-    """What a source yields.
+    """The rows of a source.
 
     Attributes:
-        events: the query's rows, with the event columns and attributes.
-        malformed: `source` (table name) and `line` of the text lines that could not be parsed; None without text.
-        tables: each source table after date bounds, malformed lines left out; counted for the records.
+        events: rows of the query, with the event columns and attributes.
+        malformed: `source` (table name) and `line` of text lines that could not be parsed; None without text tables.
+        tables: each source table within the date bounds, without malformed lines.
     """
 
     events: DataFrame
@@ -40,7 +40,7 @@ class SourceRows:
 def read_source(
     spark: SparkSession, source: Source, since: dt.date | None = None, until: dt.date | None = None
 ) -> SourceRows:
-    """Open the source's tables, bound them by date where they say on which column, and run the query over them.
+    """Open the source's tables, filter those with a date column by `since` <= date < `until`, and run the query.
 
     Raises:
         SourceError: a table cannot be read, or the query or its columns are wrong.
@@ -50,7 +50,7 @@ def read_source(
         with source_errors(f"source table {name!r} ({table.uri})"):
             rows = open_table(spark, table)
             if MALFORMED in rows.columns:
-                # Parsed once and whole: which lines are malformed depends on the columns that are parsed.
+                # Parse all columns once: which lines are malformed depends on the columns that are parsed.
                 rows = rows.persist(StorageLevel.DISK_ONLY)
                 lines = rows.where(f.col(MALFORMED).isNotNull())
                 malformed.append(lines.select(f.lit(name).alias("source"), f.col(MALFORMED).alias("line")))
@@ -64,12 +64,12 @@ def read_source(
 
 
 def open_table(spark: SparkSession, table: SourceTable) -> DataFrame:
-    """The rows of a table of the settings; of a text table `MALFORMED` holds each line that does not parse."""
+    """The rows of a table of the settings; in a text table the column `MALFORMED` holds lines that do not parse."""
     if table.format == "table":
         return spark.table(table.uri)
     reader = spark.read.options(**table.options)
     if table.format in ("csv", "json"):
-        # Text keeps the lines that do not parse, whole, in a column of their own.
+        # Keep lines that do not parse, whole, in a column of their own.
         reader = reader.schema(f"{table.columns}, {MALFORMED} STRING").options(
             mode="PERMISSIVE", columnNameOfCorruptRecord=MALFORMED
         )
@@ -77,7 +77,7 @@ def open_table(spark: SparkSession, table: SourceTable) -> DataFrame:
 
 
 def resolve(uri: str) -> str:
-    """The URI itself, or the path of a file inside an installed Python package for `package:NAME/PATH`.
+    """The URI itself; for `package:NAME/PATH` the path inside the installed Python package.
 
     Raises:
         SourceError: the package is not installed.
@@ -125,7 +125,7 @@ def _check_columns(events: DataFrame, source: Source) -> None:
 
 
 def column_problems(rows: DataFrame, accepted: Mapping[str, tuple[type[t.DataType], ...]], unknown: str) -> list[str]:
-    """A line for each column that is missing, doubled, of a type that is not accepted, or unknown."""
+    """A line for each column that is missing, there twice, of a wrong type, or unknown."""
     found = {c.name: c.dataType for c in rows.schema}
     problems = [f"column {n} is missing" for n in accepted if n not in found]
     problems += [f"column {n} stands more than once" for n in found if rows.columns.count(n) > 1]
@@ -138,15 +138,15 @@ def column_problems(rows: DataFrame, accepted: Mapping[str, tuple[type[t.DataTyp
 
 
 def check_expression(spark: SparkSession, expression: str, schema: t.StructType, where: str) -> None:
-    """Analyse an SQL expression that gives a number per row of `schema`, and that is summed, without reading data.
+    """Check, without reading data, that an SQL expression gives one number per row of `schema` that can be summed.
 
     Raises:
-        SourceError: with Spark's message shortened to the point.
+        SourceError: with the first sentence of Spark's message.
     """
     with source_errors(where):
         rows = spark.createDataFrame([], schema)
         kind = rows.select(f.expr(expression)).schema[0].dataType
         if not isinstance(kind, t.NumericType):
             raise SourceError(f"{where}: {expression} is {kind.simpleString()}; it must be a number")
-        # Summing finds what is no value of one row: aggregates, windows, generators, random numbers.
+        # The sum refuses what is no value of a single row: aggregates, windows, generators, random numbers.
         rows.agg(f.sum(f.expr(expression)))

@@ -1,4 +1,4 @@
-"""From source rows to accepted events, refused rows and counts. Nothing is lost: the three add up to the rows read."""
+"""What ingest depends on, and the rows that it hands to the checks: source rows with their casts, malformed lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class IngestSpec:
         return schemas.events({name: a.type for name, a in self.source.attributes.items()})
 
     def checks(self, columns: Sequence[str], key: bytes, now: dt.datetime) -> Checks:
-        """What rows with these columns are checked by, at the run's clock."""
+        """What rows with these columns are checked against, at the run's clock `now`."""
         events, attributes = self.events, self.source.attributes
         return Checks(
             types=events.types,
@@ -47,9 +47,9 @@ class IngestSpec:
 
 
 def typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
-    """Rows of the source query with the casts that `features.ingest.checks.check` takes beside them.
+    """Rows of the source query with the casts that `features.ingest.checks.check` needs beside them.
 
-    What cannot be cast is null. Ids become text in place.
+    A value that cannot be cast is null. Ids become text in place.
     """
     amount = f.col("amount")
     casts = {
@@ -66,9 +66,9 @@ def typed(rows: DataFrame, spec: IngestSpec) -> DataFrame:
 
 
 def refused_lines(malformed: DataFrame, key: bytes, now: dt.datetime) -> DataFrame:
-    """Malformed source lines as `features.ingest.rejections.of_lines` takes them.
+    """Malformed source lines for `features.ingest.rejections.of_lines`.
 
-    They are encrypted because nobody knows where the id stands.
+    They are encrypted because it is not known where the id stands in them.
     """
     schema = "source STRING, content STRING, original STRING, ingested_at TIMESTAMP"
 

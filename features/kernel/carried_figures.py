@@ -29,19 +29,19 @@ _LAST = np.iinfo(np.int64).max
 
 
 class Carried:
-    """Figures at an earlier date, carried on to later dates: days that came are added, days that left are subtracted."""
+    """Figures carried on from an earlier date: days that came since are added, days that left are subtracted."""
 
     def __init__(
         self, start: Totals, added: DayHistory, leaving: DayHistory, of_late: DayHistory, spec: AggregateSpec
     ) -> None:
-        """Find the place of each part's users among all users.
+        """Find the place of each part's members among all members.
 
         Args:
             start: figures at the earlier date.
             added: all rows of the rollup that `start` does not know: later days, and late rows of earlier days.
             leaving: rows that `start` knows, of the days that leave a window before the last date; further rows do
                 no harm.
-            of_late: all days of the users with a late row, at least the columns of `carried_columns`.
+            of_late: all days of the members with a late row, at least the columns of `carried_columns`.
             spec: windows, event types and tier rule.
         """
         self._start, self._added, self._leaving, self._late, self._spec = start, added, leaving, of_late, spec
@@ -70,7 +70,7 @@ class Carried:
         return Totals(self.users.filter(pa.array(there)), as_of, {n: v[there] for n, v in figures.items()})
 
     def _spread(self, name: str) -> Ints:
-        """[n] the start's figure of each user; of new ones the value of no day."""
+        """[n] the start's figure of each member; of new ones the value of no day."""
         empty = {EARLIEST: _LAST, TIER_CHANGED: NEVER, **dict.fromkeys(LATEST, NEVER)}
         values = np.full(len(self.users), empty.get(name, 0), np.int64)
         values[self._at["start"]] = self._start.figures[name]

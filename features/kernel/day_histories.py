@@ -1,4 +1,4 @@
-"""Rollup days of many users as flat arrays, and their sums over windows."""
+"""Rollup days of many members as flat arrays, and their sums over windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from features.kernel.run_columns import (
 )
 from features.kernel.tiers import MICROS
 
-_DAYS_APART = 1 << 25  # days that a key has room for per user: more than 90,000 years
+_DAYS_APART = 1 << 25  # days that a key has room for per member: more than 90,000 years
 _BIAS = 1 << 24
 _REDUCED_BY = {
     "largest_amount": np.maximum,
@@ -44,11 +44,11 @@ _LARGEST = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class DayHistory:
-    """Rollup days of a range of users, sorted by user and day, one entry for each.
+    """Rollup days of a range of members, sorted by member and day, one entry for each.
 
     Attributes:
         users: [n] ids, ascending.
-        offsets: [n + 1] where each user's days begin.
+        offsets: [n + 1] where each member's days begin.
         day: [m] days since 1970.
         columns: [m] int64 per rollup column, money and points in micro-units, and `SQUARES` in place of
             `squared_amount`; a missing time is `NEVER`.
@@ -62,10 +62,10 @@ class DayHistory:
 
     @classmethod
     def from_runs(cls, runs: Sequence[pa.Table]) -> DayHistory:
-        """Merge runs, tables of rows of `user_days` with all or some columns; rows of one user and day are added up.
+        """Merge runs, tables of rows of `user_days` with all or some columns; rows of one member and day are added up.
 
         Raises:
-            OverflowError: the sums of a user may not fit int64, 9.2e12 units of money or points.
+            OverflowError: the sums of a member may not fit int64, 9.2e12 units of money or points.
         """
         table = pa.concat_tables(runs)
         users, codes = id_codes(table["user_id"])
@@ -91,11 +91,11 @@ class DayHistory:
 
     @property
     def user_of_day(self) -> Ints:
-        """[m] index of each day's user."""
+        """[m] index of each day's member."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
     def before(self, as_of: dt.date) -> UserDays:
-        """The days before `as_of`; users without any are left out."""
+        """The days before `as_of`; members without any are left out."""
         limit = day_number(as_of)
         counts = chosen_counts(self.day < limit, self.offsets)
         who = np.flatnonzero(counts)
@@ -117,12 +117,12 @@ class DayHistory:
 
 @dataclasses.dataclass(frozen=True)
 class UserDays:
-    """The days before an as-of date of the n users that have any.
+    """The days before an as-of date of the n members that have any.
 
     Attributes:
         history: all days.
-        who: [n] the users' places in the history.
-        first: [n] place of each user's first day in the history's columns.
+        who: [n] the members' places in the history.
+        first: [n] place of each member's first day in the history's columns.
         last: [n] place after the last day before the as-of date.
         limit: the as-of date in days since 1970.
     """
@@ -140,7 +140,7 @@ class UserDays:
         return self.history.users.take(pa.array(self.who))
 
     def since(self, days: int) -> Ints:
-        """[n] place of each user's first day in the last `days` days."""
+        """[n] place of each member's first day in the last `days` days."""
         if days not in self._since:  # every column over the window needs it
             key = self.history.kept("key", lambda: self.history.user_of_day * _DAYS_APART + self.history.day + _BIAS)
             found = np.searchsorted(key, self.who * _DAYS_APART + (self.limit - days + _BIAS))
@@ -157,7 +157,7 @@ class UserDays:
         return sums[self.last] - sums[self.first if newest is None else self.since(newest)]
 
     def over(self, function: np.ufunc, values: Array) -> Array:
-        """[n] `function` reduced over each user's days of `values` [m]."""
+        """[n] `function` reduced over each member's days of `values` [m]."""
         if not len(self.who):
             return values[:0]
         if len(self.who) == len(self.history.users) and self.last[-1] == len(values) and _adjacent(self):
@@ -193,7 +193,7 @@ def _square_halves(column: pa.Array) -> tuple[Ints, Ints]:
 
 
 def _adjacent(days: UserDays) -> bool:
-    """Whether no day lies between those of one user and the next."""
+    """Whether no day lies between those of one member and the next."""
     return bool((days.last[:-1] == days.first[1:]).all())
 
 

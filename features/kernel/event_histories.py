@@ -1,7 +1,7 @@
-"""Events of a range of users, merged from runs: sorted once, then cut at any as-of date.
+"""Events of a range of members, merged from runs: sorted once, then cut at any as-of date.
 
 A run is a table of events, most often one file. Runs come in the order of their days and most are sorted inside, so a
-stable radix sort by user merges them; only users whose runs overlap in time are sorted again. Times are int64
+stable radix sort by member merges them; only members whose runs overlap in time are sorted again. Times are int64
 microseconds since 1970.
 """
 
@@ -35,12 +35,12 @@ from features.kernel.user_ids import ascend, merged_ids, places_of
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The last events of each user before a date.
+    """The last events of each member before a date.
 
     Attributes:
         users: [n] ids, ascending.
-        lengths: [n] events of each user, m together.
-        rows: [m] places of the events in the columns, user by user, oldest first.
+        lengths: [n] events of each member, m together.
+        rows: [m] places of the events in the columns, member by member, oldest first.
         micros: [m] their times.
     """
 
@@ -79,11 +79,11 @@ class Categories:
 
 @dataclasses.dataclass(frozen=True)
 class UserEvents:
-    """Events of a range of users in the total order: user, time, event id.
+    """Events of a range of members in the total order: member, time, event id.
 
     Attributes:
         users: [n] ids, ascending.
-        offsets: [n + 1] where each user's events begin in `rows`.
+        offsets: [n + 1] where each member's events begin in `rows`.
         rows: [m] place of each event in the columns, in the total order.
         micros: [m] times, in the total order.
         numbers: float32 columns [m], NaN where there is no value.
@@ -140,7 +140,7 @@ class UserEvents:
 
     @classmethod
     def of_lists(cls, users: pa.Array, times: pa.ChunkedArray, numbers: Lists, categories: Lists) -> UserEvents:
-        """Events from lists, one list per user, each in the total order.
+        """Events from lists, one list per member, each in the total order.
 
         Args:
             users: [n] ids, each once, in any order.
@@ -165,7 +165,7 @@ class UserEvents:
         )
 
     def run_of(self, users: pa.Array) -> pa.Table:
-        """The events of some users as a run in the total order, see `from_runs`."""
+        """The events of some members as a run in the total order, see `from_runs`."""
         who = places_of(users, self.users)
         who = np.sort(who[who >= 0])
         begins, counts = self.offsets[:-1][who], np.diff(self.offsets)[who]
@@ -181,7 +181,7 @@ class UserEvents:
         )
 
     def replaced(self, by: UserEvents) -> UserEvents:
-        """These events, where users of `by` have the events of `by` in place of theirs; both have the same channels."""
+        """These events, with those of `by` for its members in place of theirs; both have the same channels."""
         users, mine = merged_ids(self.users, by.users)
         theirs = places_of(by.users, users)
         starts, counts = np.empty((2, len(users)), np.int64)
@@ -204,7 +204,7 @@ class UserEvents:
         return max(map(len, columns), default=len(self.rows))
 
     def last(self, as_of: dt.date, length: int) -> Cut:
-        """The last `length` events of each user before `as_of`; users without any are left out."""
+        """The last `length` events of each member before `as_of`; members without any are left out."""
         instant = midnight(as_of)
         early = self.micros < instant
         counts = np.diff(self.offsets) if early.all() else chosen_counts(early, self.offsets)
@@ -216,9 +216,9 @@ class UserEvents:
 
 
 def cut_run(run: pa.Table, length: int) -> pa.Table:
-    """The last `length` events of each user in a run.
+    """The last `length` events of each member in a run.
 
-    The run must be in the total order and lie before or after each as-of date as a whole; its users are
+    The run must be in the total order and lie before or after each as-of date as a whole; its members are
     dictionary-encoded.
     """
     if run.num_rows <= length:
@@ -232,7 +232,7 @@ def cut_run(run: pa.Table, length: int) -> pa.Table:
 
 
 def _starts(users: pa.ChunkedArray) -> Ints:
-    """Where the rows of each user begin."""
+    """Where the rows of each member begin."""
     found, begin, last = [], 0, None
     for chunk in users.chunks:
         if not len(chunk):
@@ -256,7 +256,7 @@ def _categories(column: pa.ChunkedArray) -> Categories:
 
 
 def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
-    """Sort by time, in place, the rows of users whose times do not ascend."""
+    """Sort by time, in place, the rows of members whose times do not ascend."""
     late = (codes[1:] == codes[:-1]) & (times[1:] < times[:-1])
     if not late.any():
         return
@@ -270,7 +270,7 @@ def _sort_by_time(rows: Ints, codes: Ints, times: Ints, count: int) -> None:
 def _break_ties(
     rows: Ints, codes: Ints, times: Ints, run: Ints, ids_of_run: Callable[[int], pa.Array], ordered: bool
 ) -> None:
-    """Sort events of one user and instant by their ids, in place; with `ordered`, those of one run already are."""
+    """Sort events of one member and instant by their ids, in place; with `ordered`, those of one run already are."""
     equal = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
     doubtful = np.flatnonzero(equal) + 1  # places of events with the instant of the one before
     if ordered:

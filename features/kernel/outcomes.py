@@ -29,7 +29,7 @@ def outcome_rows(
 
     Args:
         users: ids of the members known before `as_of`, each once, ascending.
-        history: rollup days, of other users and dates too. With tiers among the targets it must reach back as far as
+        history: rollup days, of other members and dates too. With tiers among the targets it must reach back as far as
             the rule's window.
         as_of: first day of the outcome window.
         horizon_days: days of the outcome window.
@@ -64,12 +64,12 @@ def outcome_rows(
 
 
 def _rank(days: UserDays, at: Ints, newest: int, spec: AggregateSpec) -> Ints:
-    """[n] rank by the rule over the last `newest` days of the users at the places `at`."""
+    """[n] rank by the rule over the last `newest` days of the members at the places `at`."""
     return spec.rule.rank({m: _of_users(days.total(c, newest), at) for m, c in spec.measured.items()})
 
 
 def _of_users(totals: Ints, at: Ints) -> Ints:
-    return np.append(totals, 0)[at]  # a user without events has place -1: the 0 at the end
+    return np.append(totals, 0)[at]  # a member without events has place -1: the 0 at the end
 
 
 def horizon_end(as_of: dt.date, horizon_days: int) -> dt.date:

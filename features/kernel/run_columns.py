@@ -1,4 +1,4 @@
-"""Arrow columns of runs as flat numpy arrays, and the order, ranges and offsets of their users' entries."""
+"""Arrow columns of runs as flat numpy arrays, and the order, ranges and offsets of their members' entries."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ def _radix_order(codes: Ints, count: int) -> Ints:
 
 
 def offsets_of(codes: Ints, count: int) -> Ints:
-    """[n + 1] where the entries of each of `count` users begin and end; `codes` [m] are the entries' users, ascending."""
+    """[n + 1] where each of n = `count` members' entries begin and end; `codes` [m]: each entry's member, ascending."""
     return np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=count))])
 
 
 def chosen_counts(chosen: Array, offsets: Ints) -> Ints:
-    """[n] how many of each user's entries are chosen."""
+    """[n] how many of each member's entries are chosen."""
     before = np.concatenate([[0], np.cumsum(chosen)])
     return before[offsets[1:]] - before[offsets[:-1]]

@@ -1,4 +1,4 @@
-"""Rows of `sequences` from the events and figures of many users."""
+"""Rows of `sequences` from the events and figures of many members."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SequenceSpec:
 
 
 def arrays(events: UserEvents, cut: Cut, as_of: dt.date, contract: Contract) -> dict[str, pa.Array]:
-    """The contract's array columns of a cut before `as_of`, one list per user."""
+    """The contract's array columns of a cut before `as_of`, one list per member."""
     ages = lists(pa.array((midnight(as_of) - cut.micros) // 1_000_000), cut.lengths)
     return {AGE: ages, **channel_arrays(events, cut, contract)}
 
@@ -67,15 +67,15 @@ def standing(totals: Totals, spec: AggregateSpec) -> dict[str, pa.Array]:
 
 
 def build_sequences(events: UserEvents, totals: Totals, spec: SequenceSpec) -> pa.Table:
-    """Rows of `sequences` for every user with an event before the totals' as-of date, ascending by user id.
+    """Rows of `sequences` for every member with an event before the totals' as-of date, ascending by user id.
 
     Args:
-        events: of the contract's channels, at least the last ones of each user.
-        totals: the same users' figures.
+        events: of the contract's channels, at least the last ones of each member.
+        totals: the same members' figures.
         spec: contract, windows and tier rule.
 
     Raises:
-        ValueError: the users of the events are not those of the totals.
+        ValueError: the members of the events are not those of the totals.
     """
     as_of, users, n = totals.as_of, totals.users, len(totals.users)
     cut, total = events.last(as_of, spec.contract.length), totals.figures["events"]

@@ -1,6 +1,6 @@
-"""The dates on which the tiers of many users changed.
+"""The dates on which the tiers of many members changed.
 
-A key is one integer for a user's place and a date: keys sort by user, then date.
+A key is one integer for a member's place and a date: keys sort by member, then date.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from features.kernel.run_columns import NEVER
 from features.kernel.tiers import TierRule
 
 DATES_PER_USER = 1 << 25
-"""Dates that a key has room for per user: more than 90,000 years."""
+"""Dates that a key has room for per member: more than 90,000 years."""
 
 DATE_BIAS = 1 << 24
 """Added to a date's days since 1970: half of the room is for dates before."""
 
 
 def last_change(changes: Ints, who: Ints, limit: int) -> Ints:
-    """[n] the date of the last of `changes` (keys, ascending) up to `limit` of the users `who` [n]; `NEVER` without one."""
+    """[n] date of the last change up to `limit` of the members `who`, else `NEVER`; `changes` are keys, ascending."""
     if not len(changes):
         return np.full(len(who), NEVER)
     last = np.searchsorted(changes, who * DATES_PER_USER + limit + DATE_BIAS, side="right") - 1
@@ -44,14 +44,14 @@ def changes_of_days(history: DayHistory, spec: AggregateSpec) -> Ints:
 def tier_changes(
     moves: Iterable[tuple[Ints, Mapping[str, Ints]]], starts: Mapping[str, Ints], after: int | None, rule: TierRule
 ) -> Ints:
-    """Keys, ascending, of the users and dates on which a tier changed.
+    """Keys, ascending, of the members and dates on which a tier changed.
 
     A day's amounts enter the trailing window on the day after it and leave `window_days` later. A tier can change on
     these dates only, so running sums over them give every tier that was held.
 
     Args:
         moves: keys, and what each measure gains at each of them; negative where amounts leave the window.
-        starts: each user's measures before all moves.
+        starts: each member's measures before all moves.
         after: moves up to this date are left out; None: none are.
         rule: the tier rule.
     """

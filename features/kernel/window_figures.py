@@ -1,7 +1,8 @@
-"""Exact figures of users at an as-of date, from which all aggregates are computed. Integers only.
+"""Exact figures of members at an as-of date, from which all aggregates are computed. Integers only.
 
 They are counted from all days, here, or carried on from an earlier date, in `features.kernel.carried_figures`; both
-give the same numbers. A figure over a trailing window has the window in its name, `spend_30d`; others are over all time.
+give the same numbers. A figure over a trailing window has the window in its name, such as `spend_30d`; others are over
+all time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from features.kernel.tiers import MICROS
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """Figures of n users at an as-of date.
+    """Figures of n members at an as-of date.
 
     Attributes:
         users: [n] ids, ascending; everyone with an event before the date.
@@ -75,7 +76,7 @@ def counted(days: UserDays, spec: AggregateSpec) -> Totals:
 
 
 def with_carry(figures: dict[str, Ints]) -> dict[str, Ints]:
-    """Carry what the lower halves of the squares have above one unit to the higher ones, so that each sum has one form."""
+    """Carry from the lower halves of the squares to the higher ones, so that each sum has one form."""
     high, low = SQUARES
     figures[high] = figures[high] + (figures[low] >> SQUARE_BITS)
     figures[low] = figures[low] & (1 << SQUARE_BITS) - 1
@@ -114,7 +115,7 @@ def carried_columns(spec: AggregateSpec) -> tuple[str, ...]:
 
 
 def purchase_gaps(history: DayHistory, purchases: str) -> Ints:
-    """[m] days from each purchase day back to the user's one before; 0 for the first, and for days without purchase."""
+    """[m] days from each purchase day back to the member's one before; 0 for the first, and for other days."""
     bought = np.flatnonzero(history.columns[purchases] > 0)
     user, day = history.user_of_day[bought], history.day[bought]
     gaps = np.zeros(len(history.day), np.int64)

@@ -1,4 +1,4 @@
-"""The Spark session: UTC, ANSI, Delta, quiet. Nothing is started at import."""
+"""Opens the Spark session: UTC days, ANSI SQL, Delta, errors only in the log."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _ALWAYS = {
     # Days are UTC days whatever the machine's clock says.
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
-    # The default, INT96, has no statistics and every other reader must convert it.
+    # The default, INT96, has no statistics, and other readers must convert it.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    # Malformed lines are told from good ones only when every column of a line is parsed.
+    # Malformed lines are found only if all columns of a line are parsed.
     "spark.sql.csv.parser.columnPruning.enabled": "false",
 }
 
 _WORKERS = {
-    # Tasks make and drop large arrays all the time. Kept by the process in place of given back to the system after
-    # each, they cost a sixth less time, and no more memory.
+    # Tasks make and drop large arrays all the time. A process that keeps the memory, in place of giving it back to the
+    # system each time, takes a sixth less time and no more memory.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 28),
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    # What Spark sets for the workers of frames alone. Set for all, tasks of frames and others share their workers.
+    # Spark sets this for workers of data frames only; set for all, tasks of both kinds share their workers.
     "SPARK_SIMPLIFIED_TRACEBACK": "1",
 }
-"""Environment of the Python workers, unless the options say otherwise."""
+"""Environment of the Python workers; options of the settings win."""
 
 _KEPT = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 1 << 28}
-"""The same for a process that runs already, by `mallopt`'s numbers in glibc's malloc.h: thresholds of mmap and trim,
-and the padding of the top. It takes ints."""
+"""The same for this process, by numbers of `mallopt` in glibc's malloc.h: -3 is the threshold of mmap, -1 that of trim,
+-2 the padding of the top. Values are C ints."""
 
 CLASS_ARCHIVE = Path(sys.prefix) / "spark.jsa"
-"""Spark's classes as a JVM wants them in memory, left by `setup/class_archive.sh`; sessions do without it too."""
+"""Archive of Spark's loaded classes, made by `setup/class_archive.sh`: the JVM starts faster with it."""
 
 
 def open_session(app_name: str, master: str | None, options: Mapping[str, str | int | bool]) -> SparkSession:
-    """The one session of a job.
+    """Open the session of a job.
 
     Args:
         app_name: shown in Spark's UI.
-        master: None under spark-submit, which brings its own.
+        master: Spark's master URL; None under spark-submit, which has its own.
         options: further Spark options; they cannot change time zone, ANSI mode or Delta.
     """
     keep_freed_memory()
@@ -57,7 +57,7 @@ def open_session(app_name: str, master: str | None, options: Mapping[str, str | 
     options = {**workers, **options, "spark.driver.extraJavaOptions": _java_options(options)}
     if master is not None:
         builder = builder.master(master)
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers of this process run what it runs
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run the interpreter of this process
     for key, value in {**options, **_ALWAYS}.items():
         builder = builder.config(key, str(value).lower() if isinstance(value, bool) else value)
     spark = builder.getOrCreate()
@@ -66,10 +66,7 @@ def open_session(app_name: str, master: str | None, options: Mapping[str, str | 
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory of arrays that it drops, for those that it makes next.
-
-    C libraries other than glibc are left as they are.
-    """
+    """Let this process keep the memory of arrays that it drops, for the next ones; nothing happens without glibc."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         for option, value in _KEPT.items():
@@ -78,7 +75,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def scratch(spark: SparkSession) -> Iterator[None]:
-    """Drop what the block cached, however it ends."""
+    """Clear Spark's cache after the block, however it ends."""
     try:
         yield
     finally:
@@ -86,11 +83,11 @@ def scratch(spark: SparkSession) -> Iterator[None]:
 
 
 def _java_options(options: Mapping[str, str | int | bool]) -> str:
-    """The driver's Java options: those given, Spark's classes ready made, and a log configuration of errors only."""
+    """The driver's Java options: those given, the class archive, and a log configuration that shows errors only."""
     given, quiet = str(options.get("spark.driver.extraJavaOptions", "")), Path(__file__).with_name("log4j2.properties")
     found = [given]
     if CLASS_ARCHIVE.is_file() and "SharedArchiveFile" not in given:
         found.append(f'"-XX:SharedArchiveFile={CLASS_ARCHIVE}"')
-    if quiet.is_file() and "log4j2.configurationFile" not in given:  # inside a zip there is no file to point to
+    if quiet.is_file() and "log4j2.configurationFile" not in given:  # inside a zip there is no such file
         found.append(f"-Dlog4j2.configurationFile={quiet.as_uri()}")
     return " ".join(found).strip()

@@ -1,4 +1,4 @@
-"""Work as Spark tasks that run pure functions over Arrow batches: what all Python workers have in common."""
+"""Runs functions as Spark tasks, over Arrow batches or numbered portions, and sets up the Python workers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Batches = Iterator[pa.RecordBatch]
 T = TypeVar("T")
 Work = TypeVar("Work", bound=Callable[..., Any])
 
-_SEGMENT = 1 << 16  # bytes, the longest that the loopback interface sends at once
+_SEGMENT = 1 << 16  # bytes: the longest segment of the loopback interface
 
 
 def mapped(frame: DataFrame, work: Callable[[Batches], Batches], schema: StructType | str) -> DataFrame:
-    """`frame.mapInArrow`, in workers that take one core and do not look for garbage among their libraries.
+    """`frame.mapInArrow` in workers that use one core and leave their libraries out of garbage collection.
 
     Args:
-        frame: what each task's batches are of.
-        work: from a task's batches to its result's; must be picklable.
-        schema: of the result.
+        frame: rows whose batches the tasks get.
+        work: maps a task's batches to batches of the result; must be picklable.
+        schema: schema of the result.
     """
 
     def task(batches: Batches) -> Batches:
@@ -37,31 +37,30 @@ def mapped(frame: DataFrame, work: Callable[[Batches], Batches], schema: StructT
 
 @functools.cache
 def _settle() -> None:
-    """Once in a worker, which has imported by its first task what all need."""
+    """Set up a worker, once: at its first task it has imported what all tasks need."""
     pa.set_cpu_count(1)  # Spark gives a task one core
     keep_loaded()
 
 
 def prompt(work: Work) -> Work:
-    """Let a task begin 40 ms earlier: a function that Spark pickles for its Python workers, made a segment long.
+    """Pad a function for Spark's Python workers to a TCP segment, so that its task begins 40 ms earlier.
 
     Spark sends a worker the function, then the first rows. The rows wait until the function is acknowledged (Nagle's
-    algorithm), and what is shorter than a segment is acknowledged late (RFC 1122, 4.2.3.2). SPARK-51667 is of the same
-    kind.
+    algorithm), and data shorter than a segment is acknowledged late (RFC 1122, 4.2.3.2). SPARK-51667 is similar.
     """
     vars(work)["filler"] = bytes(_SEGMENT)
     return work
 
 
 def keep_loaded() -> None:
-    """Take what this worker has loaded out of the collection of garbage, which Spark's workers do after each task.
+    """Leave what this process has loaded out of garbage collection, which Spark's workers run after each task.
 
-    It stays in any case, and to look through it takes a hundredth of a second, with TensorFlow some tenths.
+    Libraries are never freed, and scanning them takes 10 ms, with TensorFlow some 100 ms.
     """
-    gc.unfreeze()  # what an earlier call kept and nobody holds any more
+    gc.unfreeze()  # so that objects of an earlier call that are free now are collected
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # libraries that look for leaks at the end would call it one
+    atexit.register(gc.unfreeze)  # some libraries look for leaks at exit
 
 
 def rows(
@@ -75,10 +74,10 @@ def rows(
 
     Args:
         spark: the session.
-        portions: how many there are, numbered from 0.
-        work: runs in Python workers, so it must be picklable.
-        schema: of its rows.
-        most_tasks: so many tasks take one portion after another; None: each portion has a task of its own.
+        portions: number of portions, numbered from 0.
+        work: runs in Python workers; must be picklable.
+        schema: schema of its rows.
+        most_tasks: number of tasks, each of which takes several portions; None: a task for each portion.
     """
 
     def task(batches: Batches) -> Batches:
@@ -92,14 +91,14 @@ def rows(
 def found(
     spark: SparkSession, portions: int, work: Callable[[int], Iterable[T]], most_tasks: int | None = None
 ) -> list[T]:
-    """What `work` finds for each portion's number, on the driver: little, such as the names of files it has written.
+    """Results of `work` for each portion's number, as a list on the driver; for small results, such as names of files.
 
-    No plan is made for it as for a frame, which would take some hundredths of a second of each job.
+    An RDD needs no query plan, which saves some 10 ms of each job.
 
     Args:
         spark: the session.
-        portions: how many there are, numbered from 0.
-        work: runs in Python workers; it and what it finds must be picklable.
+        portions: number of portions, numbered from 0.
+        work: runs in Python workers; it and its results must be picklable.
         most_tasks: see `rows`.
     """
 

@@ -1,1 +1,1 @@
-"""Delta tables: schemas, log, commits, readers and writers of their files."""
+"""Delta tables: schemas, log, commits, and readers and writers of their files."""

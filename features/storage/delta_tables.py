@@ -1,9 +1,4 @@
-"""Reading and committing Delta tables: one way to open, one way to commit.
-
-Every commit is idempotent and exclusive: it carries the run's id, and a transaction version one above the table
-version that the run saw. A second writer of the same rows either meets Delta's conflict check or finds its
-transaction version taken; both end in `ConcurrentWriteError`, with nothing of the second writer in the table.
-"""
+"""Delta tables as a whole: whether there is one, its rows, version and properties, and how one is created."""
 
 from __future__ import annotations
 
@@ -45,7 +40,7 @@ def scalar(rows: DataFrame) -> Any:
 
 
 def row_count(uri: str) -> int:
-    """Rows of the table's newest version, as its log counts them; nothing of the rows is read, nor Spark asked."""
+    """Rows of the table's newest version, counted by its log: neither the rows nor Spark are needed."""
     return int(DeltaFiles(uri).count())
 
 
@@ -55,7 +50,7 @@ def version(spark: SparkSession, uri: str) -> int:
 
 
 def _snapshot(spark: SparkSession, uri: str) -> Any:
-    """Delta's own object: `history` and `detail`, the documented ways, are Spark jobs of half a second each."""
+    """Delta's own object of the newest version. The documented `history` and `detail` take half a second each."""
     jvm = spark.sparkContext._jvm
     assert jvm is not None  # no job here runs on Spark Connect
     none = jvm.scala.Option.empty()
@@ -63,9 +58,7 @@ def _snapshot(spark: SparkSession, uri: str) -> Any:
 
 
 def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, str] | None = None) -> None:
-    """Create the table at `uri` if there is none; otherwise check that it has the wanted schema.
-
-    It gets the optional columns that it lacks.
+    """Create the table at `uri` if there is none; else check its schema, and add the optional columns that it lacks.
 
     Raises:
         TableMismatchError: with every difference, if the table has another schema or other partition columns.
@@ -90,7 +83,7 @@ def ensure(spark: SparkSession, uri: str, table: Table, properties: dict[str, st
 
 
 def _grow(spark: SparkSession, uri: str, table: Table) -> None:
-    """Add the optional columns that the table lacks; none of its files is read or written."""
+    """Add the optional columns that the table lacks, without reading or writing its files."""
     found = set(read(spark, uri).columns)
     added = [c for c in table.fields if c.name not in found]
     if added:
@@ -117,7 +110,7 @@ def _optional(table: Table, column: str) -> bool:
 
 
 def table_property(spark: SparkSession, uri: str, key: str) -> str | None:
-    """A property of the table, or None."""
+    """A property of the table; None if it is not set."""
     found = _snapshot(spark, uri).metadata().configuration().get(key)
     return str(found.get()) if found.isDefined() else None
 

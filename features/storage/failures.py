@@ -1,4 +1,4 @@
-"""Failures of Spark, Delta and object storage in words: what to mend, without raw values."""
+"""Errors of Spark, Delta and object storage as the project's errors: what to mend, and never a raw value."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _UNREADABLE = (
 
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
-    """Turn Delta's and Hadoop's exceptions while `doing` into the project's, with the cause in one line."""
+    """Turn exceptions of Delta and Hadoop into the project's, with the cause in one line; `doing` says what failed."""
     try:
         yield
     except _CONFLICTS as error:
@@ -68,7 +68,7 @@ def storage_errors(doing: str) -> Iterator[None]:
         if cause is None:
             raise
         raise StorageError(f"could not {doing}: {cause}") from error
-    except Exception as error:  # py4j reports what has no Python twin as its own class
+    except Exception as error:  # py4j has one class for all Java exceptions without a Python one
         cause = storage_cause(str(error))
         if cause is None:
             raise
@@ -76,7 +76,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 
 
 def storage_cause(text: str) -> str | None:
-    """The line of an error's text that tells of storage, or None."""
+    """The line of an error's text that names a failure of storage, or None."""
     for line in text.splitlines():
         if any(sign in line for sign in _STORAGE_SIGNS):
             return line.strip()[:300]
@@ -85,11 +85,11 @@ def storage_cause(text: str) -> str | None:
 
 @contextmanager
 def source_errors(where: str) -> Iterator[None]:
-    """Turn what Spark says of a source, a query or a file into one line that names the place."""
+    """Turn Spark's errors about a source, a query or a file into one line that names the place."""
     try:
         yield
     except _BAD_VALUES as error:
-        raise SourceError(f"{where}: {bad_value(error)}") from None  # the cause quotes the value
+        raise SourceError(f"{where}: {bad_value(error)}") from None  # its text would quote the value
     except (AnalysisException, ParseException) as error:
         raise SourceError(f"{where}: {shorten(str(error))}") from error
     except TiercastError:
@@ -102,7 +102,7 @@ def source_errors(where: str) -> Iterator[None]:
 
 
 def bad_value(error: PySparkException) -> str:
-    """Which expression failed on a value of the data, and how; never the value, which may be a raw id."""
+    """Which expression failed on a value of the data, and how. The value is left out: it may be a raw id."""
     context = error.getQueryContext()
     expression = re.sub(r"\s+", " ", context[0].fragment()).strip() if context else ""
     found = error.getMessageParameters() or {}
@@ -115,13 +115,13 @@ def bad_value(error: PySparkException) -> str:
 
 
 def shorten(message: str) -> str:
-    """The first sentence of a Spark message, without its plan and its context lines."""
+    """The first sentence of a Spark message, without its plan and context."""
     first = message.split("\n== SQL")[0].split(";\n")[0].split("SQLSTATE")[0]
     return re.sub(r"\s+", " ", first).strip().rstrip(".;")
 
 
 def unreadable(text: str) -> str | None:
-    """Which file of an error's text is corrupt, in words, or None if the error tells of none."""
+    """Which file is corrupt, in words, by an error's text; None if the error is another."""
     for sign, pattern in _UNREADABLE:
         if sign in text:
             found = re.search(pattern, text)
@@ -131,18 +131,19 @@ def unreadable(text: str) -> str | None:
 
 
 def _mended(cause: str) -> str:
+    """How to mend a damaged snapshot; nothing for other files."""
     return "; it is of a snapshot: compact --rebuild writes it from all events" if "/snapshots/" in cause else ""
 
 
 def failure_in_words(error: Exception) -> TiercastError | None:
-    """What an exception of Spark means for the person who started the job, or None where it is nothing known."""
+    """What an exception of Spark means for the person who started the job; None if it is not known."""
     if isinstance(error, TiercastError):
         return error
     text = str(error)
     if isinstance(error, _BAD_VALUES):  # all SQL that can meet one comes from the settings
         return SourceError(bad_value(error))
     cause = unreadable(text)
-    if cause is not None:  # our own tasks read the tables, Spark's the source
+    if cause is not None:  # the project's tasks read the tables, Spark's the source
         return StorageError(cause + _mended(cause)) if "StorageError" in text else SourceError(cause)
     cause = storage_cause(text)
     return StorageError(cause) if cause is not None else None

@@ -1,8 +1,8 @@
-"""The parquet files behind Delta tables: which are active, reading a range of users from them, writing new ones.
+"""Reads a range of members, or all rows, from the parquet files of a Delta table.
 
-Files are read and written by Spark's tasks with pyarrow, so rows never become JVM objects; Delta's log is read and
-committed through delta-rs. User ids are keyed pseudonyms, evenly spread, and files are sorted by them: so a range of
-ids is a bounded share of the users in any number of ranges, and a few row groups of each file.
+Tasks read with pyarrow, so rows never become JVM objects. User ids are keyed pseudonyms, evenly spread, and files are
+sorted by them: a range of ids is a bounded share of the members, and few row groups of each file. A worker remembers
+footers and row groups from one range to the next.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from features.storage.user_ranges import UserRange
 
 Bounds = list[tuple[str | None, str | None]]
 Wanted = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""Columns to read, which of them become dictionaries, and arrays whose strings do; see `read_range`."""
+"""`columns`, `words` and `inside` of `read_range`."""
 
 
 def read_range(
     file: TableFile, users: UserRange, columns: Sequence[str], words: Sequence[str] = (), inside: Sequence[str] = ()
 ) -> pa.Table:
-    """The rows of a file whose users lie in a range, in its order.
+    """The rows of a file whose members lie in a range, in the file's order.
 
     Args:
         file: an active file.
         users: the range.
-        columns: what to read.
-        words: strings that become dictionaries; ids gain from it where users have many rows each.
-        inside: arrays whose strings become dictionaries; they stay as they are where the file has none of them.
+        columns: columns to read.
+        words: string columns to dictionary-encode; worth it for ids if members have many rows each.
+        inside: columns of string arrays to dictionary-encode; where the file does not allow it they stay plain.
 
     Raises:
         StorageError: the file is missing or damaged.
@@ -51,7 +51,7 @@ def read_range(
     with _damaged(file.uri), places.opened(file.uri) as source:
         try:
             rows = _read(source, metadata, groups, *wanted)
-        except pa.ArrowNotImplementedError:  # a row group with too many different words for one dictionary
+        except pa.ArrowNotImplementedError:  # a row group has too many different words for a dictionary
             rows = _read(source, metadata, groups, wanted[0], wanted[1], ())
     if all(users.holds_all(*bounds[group]) for group in groups):
         return rows
@@ -62,7 +62,7 @@ def read_range(
 
 
 def read_file(uri: str, columns: Sequence[str]) -> pa.Table:
-    """All rows of a file, some columns of them.
+    """All rows of a file, with some of its columns.
 
     Raises:
         StorageError: the file is missing or damaged.
@@ -83,16 +83,16 @@ def _read(
     parquet = pq.ParquetFile(source, metadata=metadata, read_dictionary=leaves, coerce_int96_timestamp_unit="us")
     if not inside or not groups:
         return _with_known_types(parquet.read_row_groups(groups, columns=list(columns), use_threads=False))
-    # Arrow reads dictionaries inside arrays, several times as fast as strings, from one row group at a time.
+    # Dictionaries inside arrays are read several times as fast as strings, but from one row group at a time.
     parts = [parquet.read_row_group(g, columns=list(columns), use_threads=False) for g in groups]
     return _with_known_types(pa.concat_tables(parts))
 
 
 class _Footers:
-    """What a worker remembers of files, which are written once and never changed, from one range to the next.
+    """A worker's cache of files' metadata and of the bounds of their row groups; files never change.
 
-    The bounds of row groups are small. Parsed metadata is not, some 2 kB for each column of each row group: it is kept
-    up to a number of these, and of further files parsed again for every range, so that memory stays flat.
+    Bounds are small. Parsed metadata takes some 2 kB for each column of each row group: it is cached for up to
+    `columns_of_groups` of these, and parsed again for every range of further files.
     """
 
     def __init__(self, files: int, columns_of_groups: int) -> None:
@@ -100,7 +100,7 @@ class _Footers:
         self._kept: dict[str, tuple[pq.FileMetaData | None, Bounds]] = {}
 
     def of(self, uri: str) -> tuple[pq.FileMetaData | None, Bounds]:
-        """A file's metadata, if it is kept, and the first and last user of each row group."""
+        """A file's metadata, None if it is not cached, and the first and last member of each row group."""
         if uri not in self._kept:
             with places.opened(uri) as source:
                 metadata = pq.read_metadata(source)
@@ -127,10 +127,10 @@ _footers = _Footers(files=20_000, columns_of_groups=200_000)
 
 
 class _Groups:
-    """Rows of row groups of which each range would read all to keep a few: the last one of each file.
+    """A worker's cache of one row group per file, of which a range needed less than half.
 
-    Ranges come in the order of their users, so a file's next group takes the place of the one before. They are kept up
-    to a number of bytes; those that nobody has asked for lately make room for others.
+    Ranges come in the order of their ids, so the next range of the same file often needs the rest. The cache holds up
+    to `room` bytes; groups that were not asked for in `stale_seconds` make room for others.
     """
 
     def __init__(self, room: int, stale_seconds: float) -> None:
@@ -138,7 +138,7 @@ class _Groups:
         self._kept = dict[tuple[str, Wanted], tuple[float, int, pa.Table]]()  # the latest asked for is last
 
     def of(self, uri: str, wanted: Wanted, group: int) -> pa.Table | None:
-        """The rows of a file's group if they are kept."""
+        """The rows of a file's row group; None if they are not cached."""
         _, kept, rows = self._kept.get((uri, wanted), (0, -1, None))
         if kept != group:
             return None
@@ -147,7 +147,7 @@ class _Groups:
         return rows
 
     def keep(self, uri: str, wanted: Wanted, group: int, rows: pa.Table) -> None:
-        """Keep them if there is room."""
+        """Cache the rows of a file's row group if there is room."""
         size, now = rows.get_total_buffer_size(), time.monotonic()
         if (uri, wanted) in self._kept:
             self._forget((uri, wanted))
@@ -175,16 +175,16 @@ def _in_range(rows: pa.Table, users: UserRange) -> pa.Table:
         return rows
     begin, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
     if mask[begin:end].all() and end - begin > len(mask) // 2:
-        return rows.slice(begin, end - begin)  # sorted by user: nothing is copied, and not much is held beside
+        return rows.slice(begin, end - begin)  # one stretch and most of the rows: a view without a copy
     few = rows.filter(pa.array(mask))
     if not pa.types.is_dictionary(few[USER].type):
         return few
-    ids = few[USER].cast(pa.string()).dictionary_encode()  # of these rows alone, not of all
+    ids = few[USER].cast(pa.string()).dictionary_encode()  # a dictionary of these rows' ids only
     return few.set_column(few.schema.get_field_index(USER), USER, ids)
 
 
 def _with_known_types(rows: pa.Table) -> pa.Table:
-    """Rows with plain strings: whoever rewrote a file (OPTIMIZE, DELETE by delta-rs) may have left Arrow's others."""
+    """Rows with Arrow's plain strings: files that OPTIMIZE or delta-rs rewrote may have views or large strings."""
     kinds = [_known_type(f.type) for f in rows.schema]
     if kinds == rows.schema.types:
         return rows

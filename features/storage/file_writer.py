@@ -1,4 +1,8 @@
-"""Frames of the files that grouped tasks have written, not yet committed: no row becomes a JVM object."""
+"""Writes parquet files of Delta tables, uncommitted, from tasks: no row becomes a JVM object.
+
+A file's row groups begin where ranges of members do, see `features.storage.user_ranges`, so that a range reads few of
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,11 @@ _STATISTICS = 32  # Delta keeps statistics of a table's first columns
 _text = operator.methodcaller("as_py")
 
 FILE = "file"
-"""The one column of such a frame: a file as JSON."""
+"""Column of a frame of written files: each row is an `AddedFile` as JSON."""
 
 
 def collected(written: DataFrame) -> list[AddedFile]:
-    """The files that the rows of a frame of `FILE` name."""
+    """The written files of a frame with the column `FILE`."""
     return [AddedFile.from_json(row[FILE]) for row in written.collect()]
 
 
@@ -41,9 +45,9 @@ class Layout:
     """How the rows of a table lie in its files.
 
     Attributes:
-        group_rows: the most rows of a row group, on average over the groups of a file.
-        quick: whether it is read by tasks again and again. Compressed by LZ4 in place of Zstandard, with integers as
-            differences and other numbers as dictionaries, it is a tenth larger and read in two thirds of the time.
+        group_rows: most rows of a row group, on average over a file.
+        quick: compress by LZ4 in place of Zstandard, with integers as differences and other numbers as dictionaries.
+            For tables that are read often: files are a tenth larger and read in two thirds of the time.
     """
 
     group_rows: int
@@ -51,11 +55,11 @@ class Layout:
 
 
 MANY_ROWS = Layout(8_192)
-"""Of many rows per user, in many files, of which each range of users reads some."""
+"""For many rows per member, in many files: a range of members reads some row groups of each."""
 MEMBERS = Layout(32_768)
-"""Of one row per member and date: a range reads all of few files, and each column of each row group has its cost."""
+"""For one row per member and date, in few files: larger row groups, as each column of a group has its cost."""
 STATES = Layout(32_768, quick=True)
-"""Of a row per member and date from which members are scored, trained on and carried to another date."""
+"""The same for tables that scoring, training and later dates read again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class AddedFile:
     statistics: str
 
     def to_json(self) -> str:
-        """One line, the inverse of `from_json`."""
+        """One line of text, the inverse of `from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -85,11 +89,16 @@ class AddedFile:
 def write_file(
     rows: pa.Table, uri: str, partition: str | None, date: dt.date | None, layout: Layout = MANY_ROWS
 ) -> AddedFile:
-    """Write rows of one date as a file of the table at `uri`; `partition` is its date column, in the path alone.
+    """Write rows of one date as a file of the table at `uri`.
 
-    Rows come by user, as ranges of users are read. A table without partitions has neither, nor an order of its rows.
+    Nobody sees the file until it is committed; if it never is, VACUUM removes it.
 
-    Nobody sees the file until it is committed; if it never is, VACUUM sweeps it.
+    Args:
+        rows: sorted by member if the table has partitions.
+        uri: where the table lies.
+        partition: the table's date column, which only the path holds; None for a table without partitions.
+        date: the date; None without partitions.
+        layout: row groups and encodings.
     """
     rows = rows.select([c for c in rows.column_names if c != partition])
     name, values = f"part-{uuid.uuid4().hex}.parquet", {partition: str(date)} if partition else {}
@@ -109,16 +118,16 @@ def write_file(
 
 
 def _aligned(rows: pa.Table, group_rows: int) -> Iterator[pa.Table]:
-    """Parts of a file's rows, none empty, of up to `group_rows` on average, that end where ranges of users do.
+    """Parts of a file's rows, none empty, of up to `group_rows` on average, that end where ranges of members do.
 
-    See `user_ranges`: their number is a power of two, so any such number of ranges, up to as many, is made of whole
-    parts. Ids that are no pseudonyms are left in one.
+    The parts are as many as a power of two: any smaller power of two of ranges, see `user_ranges`, is made of whole
+    parts. Ids that are no pseudonyms lie in one part.
     """
     places = [0]
     if USER in rows.column_names and rows.num_rows > group_rows:
         ids = rows[USER].combine_chunks()
         first, last = (id_prefix(ids[place].as_py()) for place in (0, -1))
-        of_all = rows.num_rows * SPREAD / max(last - first + 1, 1)  # were all ids as dense as these
+        of_all = rows.num_rows * SPREAD / max(last - first + 1, 1)  # rows if all ids were as dense as these
         count = min(1 << math.ceil(math.log2(of_all / group_rows)), SPREAD)
         for k in range(first * count // SPREAD + 1, last * count // SPREAD + 1):
             places.append(bisect.bisect_left(ids, range_start(k, count), places[-1], key=_text))
@@ -128,7 +137,7 @@ def _aligned(rows: pa.Table, group_rows: int) -> Iterator[pa.Table]:
 
 
 def _encodings(schema: pa.Schema, layout: Layout) -> dict[str, Any]:
-    """How each leaf is written, as arguments of pyarrow's writer; ids are all distinct and stay plain."""
+    """How each leaf column is written, as arguments of pyarrow's writer; ids are distinct and stay plain."""
     leaves = {_leaf(f): f.type.value_type if pa.types.is_list(f.type) else f.type for f in schema if f.name != USER}
     words = [leaf for leaf, kind in leaves.items() if pa.types.is_string(kind) or pa.types.is_dictionary(kind)]
     if not layout.quick:
@@ -144,7 +153,7 @@ def _leaf(field: pa.Field) -> str:
 
 
 def _statistics(rows: pa.Table) -> str:
-    """Delta's statistics of the flat columns as JSON."""
+    """Delta's statistics of the first flat columns as JSON."""
     low: dict[str, Any] = {}
     high: dict[str, Any] = {}
     nulls: dict[str, int] = {}
@@ -163,7 +172,7 @@ def _statistics(rows: pa.Table) -> str:
 
 
 def _bounded(kind: pa.DataType) -> bool:
-    """Types whose bounds JSON holds exactly: a decimal would be rounded, and rows lost to data skipping."""
+    """Whether JSON holds a type's bounds exactly; rounded bounds would let data skipping lose rows."""
     return not (pa.types.is_decimal(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind))
 
 

@@ -1,4 +1,4 @@
-"""Every table's schema, in one place. Each field's comment reaches the Delta column comment and docs/tables.md."""
+"""The schemas of all tables. A field's comment is also Delta's column comment and stands in docs/tables.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ TOTAL = t.DecimalType(28, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A Delta table: its name, what a row is, its fields with comments, its partition columns and properties.
+    """A Delta table.
 
-    Columns whose whole name matches `optional` are added to a table that lacks them; where they are not asked for any
-    more they stay, null in new rows.
+    Attributes:
+        name: the table's name.
+        row: what one row is, in words.
+        fields: columns with their comments.
+        partitioned_by: partition columns.
+        properties: Delta's table properties.
+        optional: pattern of whole column names that a table may lack, and gets when they are wanted. If they are no
+            longer wanted they stay, null in new rows.
     """
 
     name: str
@@ -51,26 +57,26 @@ class Table:
 
 
 ORDER_PROPERTY = "tiercast.order"
-"""Table property that promises each file's rows in an order."""
+"""Table property that promises in which order each file's rows are."""
 
 EVENT_ORDER = "user_id, event_time, event_id"
-"""The total order: events of one instant are ordered by their ids, so that the input's arrangement never matters."""
+"""The total order. Events of one instant are ordered by their ids, so the order of the input does not matter."""
 
 _SMALL_ROW_GROUPS = {"parquet.block.size": str(1 << 20)}
-"""Files sorted by user are read by ranges of users: a megabyte per row group, so that few other rows are decoded."""
+"""Row groups of a megabyte: a range of members then decodes few rows of other members."""
 
 
 def field(name: str, kind: t.DataType, comment: str, nullable: bool = True) -> t.StructField:
-    """A field whose comment Delta keeps."""
+    """A column with the comment that Delta keeps."""
     return t.StructField(name, kind, nullable, {"comment": comment})
 
 
 EVENT_TIMES, DAYS = "event_us", "days"
-"""Arrays of `snapshots`: the exact times of the last events, and every day with events."""
+"""Array columns of `snapshots`: the exact times of the last events, and all days with events."""
 
 
 def day_column(column: str) -> str:
-    """The array of `snapshots` that holds a rollup column beside `DAYS`."""
+    """The array column of `snapshots` that holds a rollup column for each of `DAYS`."""
     return f"day_{column}"
 
 
@@ -84,7 +90,7 @@ _INPUTS = field("inputs_id", t.StringType(), "fingerprint of inputs and settings
 
 
 def events(attributes: Mapping[str, str]) -> Table:
-    """One accepted behaviour event; `attributes` maps names to `numeric` or `categorical`."""
+    """Accepted events; `attributes` maps names to `numeric` or `categorical`."""
     kinds = {"numeric": t.DoubleType(), "categorical": t.StringType()}
     return Table(
         "events",
@@ -97,7 +103,9 @@ def events(attributes: Mapping[str, str]) -> Table:
             field("amount", MONEY, "money of the event, null where the type has none"),
             field("clipped_at", MONEY, "outlier bound that the amount was cut to, null where it was not"),
             *(field(name, kinds[kind], f"{kind} attribute of the source") for name, kind in attributes.items()),
-            field("content_hash", t.LongType(), "xxhash64 of the content; tells a repeat from a conflict"),
+            field(
+                "content_hash", t.LongType(), "xxhash64 of the content; it differs between conflicting events of one id"
+            ),
             field("ingested_at", t.TimestampType(), "when the event arrived here, UTC"),
             field("event_date", t.DateType(), "UTC date of event_time"),
         ),
@@ -122,10 +130,10 @@ EVENTS_REJECTED = Table(
 
 
 def user_days(event_types: Sequence[str]) -> Table:
-    """A user's day as it arrived: what every window is added up from."""
+    """The rollup: a member's events of a day, summed."""
     return Table(
         "user_days",
-        "a user's day, split by the date on which its events arrived",
+        "a member's day, split by the date on which its events arrived",
         (
             _USER,
             field("arrival_date", t.DateType(), "UTC date on which these events arrived"),
@@ -161,18 +169,18 @@ def _channels(contract: Contract) -> Iterator[t.StructField]:
 
 
 def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
-    """A user at an as-of date: last events as parallel arrays, window aggregates, standing."""
+    """A member at an as-of date: the last events as parallel arrays, aggregates, tier and gap."""
     tier, *others = _STANDING
     return Table(
         "sequences",
-        "a user at an as-of date: the last events as parallel arrays, oldest first, and window aggregates",
+        "a member at an as-of date: the last events as parallel arrays, oldest first, and window aggregates",
         (
             _USER,
             field("length", t.IntegerType(), "events in the arrays"),
-            field("total_events", t.LongType(), "events of the user before the as-of date"),
-            field("truncated", t.BooleanType(), f"whether the user has more than {contract.length} events"),
+            field("total_events", t.LongType(), "events of the member before the as-of date"),
+            field("truncated", t.BooleanType(), f"whether the member has more than {contract.length} events"),
             field("contract_id", t.StringType(), "contract that arrays and aggregates follow"),
-            _INPUTS,  # among the first, of which Delta keeps statistics
+            _INPUTS,  # Delta keeps statistics of the first columns only
             tier,
             field("current_tier_rank", t.IntegerType(), "rank of the current tier, 0 for the lowest"),
             *others,
@@ -186,10 +194,10 @@ def sequences(contract: Contract, aggregates: Mapping[str, str]) -> Table:
 
 
 def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]) -> Table:
-    """A member's last events and exact figures at a date, from which later as-of dates are carried on."""
+    """A member's last events and exact figures at a date, from which later as-of dates are built."""
     return Table(
         "snapshots",
-        "a member at a date: what later as-of dates are carried on from, see `features/building/snapshots.py`",
+        "a member at a date: what later as-of dates are built from, see `features/building/snapshots.py`",
         (
             _USER,
             field("inputs_id", t.StringType(), "versions of events and user_days that the row was made from"),
@@ -205,7 +213,7 @@ def snapshots(contract: Contract, figures: Sequence[str], of_days: Sequence[str]
 
 
 def outcomes(targets: Sequence[str] = ()) -> Table:
-    """What became of a user; `targets` are those of `horizon.targets`."""
+    """What became of a member after an as-of date; `targets` are those of `horizon.targets`."""
 
     def of_target(name: str) -> t.StructField:
         days = tier_days(name)
@@ -215,7 +223,7 @@ def outcomes(targets: Sequence[str] = ()) -> Table:
 
     return Table(
         "outcomes",
-        "a user at an as-of date whose horizon has fully passed",
+        "a member at an as-of date whose horizon has fully passed",
         (
             _USER,
             field("horizon_end", t.DateType(), "the outcome window ends before this date's midnight UTC"),
@@ -232,12 +240,12 @@ def outcomes(targets: Sequence[str] = ()) -> Table:
 
 
 def scores(tiers: Sequence[str], outputs: Sequence[str] = ()) -> Table:
-    """A user's tier probabilities at an as-of date, and further outputs of the network, see `score_columns`."""
+    """A member's tier probabilities at an as-of date; for further `outputs` of the network see `score_columns`."""
     tier, next_tier, gap, measure = _STANDING
     further = {c: text for output in outputs for c, text in score_columns(output, tiers).items()}
     return Table(
         "scores",
-        "a user's forecast at an as-of date",
+        "a member's forecast at an as-of date",
         (
             _USER,
             tier,
@@ -275,7 +283,7 @@ TIERS = Table(
 
 EMBEDDINGS = Table(
     "embeddings",
-    "a user's last events before an as-of date as one vector, made without any outcome",
+    "a member's last events before an as-of date as one vector, made without any outcome",
     (
         _USER,
         field("embedding", t.ArrayType(t.FloatType()), "vector of length 1: the nearer two, the more alike the events"),
@@ -292,13 +300,17 @@ SCORE_REASONS = Table(
     (
         _USER,
         field("target", t.StringType(), "`upgrade` or `downgrade`"),
-        field("rank", t.IntegerType(), "1 is the weightiest reason of this member and target"),
+        field("rank", t.IntegerType(), "1 for the strongest reason of this member and target"),
         field("reason", t.StringType(), "reason code: an aggregate over all its windows, or events of a type"),
         field("wording", t.StringType(), "the reason as people read it, from the settings"),
         field("contribution", t.DoubleType(), "what it adds to the probability, against an average member of the tier"),
         field("probability", t.DoubleType(), "the member's probability of the target, as in scores"),
         field("average_probability", t.DoubleType(), "that of the average member it is compared with"),
-        field("unexplained", t.DoubleType(), "difference of the two that all reasons together, kept or not, miss"),
+        field(
+            "unexplained",
+            t.DoubleType(),
+            "what all reasons together, kept or not, leave unexplained of the difference of the two",
+        ),
         field("model_version", t.StringType(), "bundle that gave the scores"),
         _INPUTS,
         _AS_OF,
@@ -312,12 +324,12 @@ EVALUATIONS = Table(
     (
         field("model_version", t.StringType(), "bundle that was evaluated"),
         field("model", t.StringType(), "the network's name, or the baseline's"),
-        field("rows", t.LongType(), "users evaluated"),
-        field("accuracy", t.DoubleType(), "share of users whose most probable tier came true"),
+        field("rows", t.LongType(), "members evaluated"),
+        field("accuracy", t.DoubleType(), "share of members whose most probable tier came true"),
         field("macro_f1", t.DoubleType(), "mean over tiers of the F1 score"),
-        field("logloss", t.DoubleType(), "mean negative natural logarithm of the outcome's probability"),
+        field("logloss", t.DoubleType(), "mean of minus the natural logarithm of the outcome's probability"),
         field("quadratic_weighted_kappa", t.DoubleType(), "agreement beyond chance, quadratic weights"),
-        field("brier", t.DoubleType(), "mean over users of the squared error summed over tiers"),
+        field("brier", t.DoubleType(), "mean over members of the squared error summed over tiers"),
         field("calibration_error", t.DoubleType(), "expected calibration error over equal-mass bins"),
         field("upgrade_auc", t.DoubleType(), "area under the ROC curve of p_upgrade among those who can upgrade"),
         field("downgrade_auc", t.DoubleType(), "area under the ROC curve of p_downgrade among those who can"),
@@ -358,7 +370,9 @@ DRIFT = Table(
         field("feature", t.StringType(), "an aggregate, a mean over the member's events, or the predicted tier"),
         field("psi", t.DoubleType(), "population stability index over bins of equally many training rows"),
         field("distance", t.DoubleType(), "Wasserstein distance in standard deviations of the training rows"),
-        field("chance", t.DoubleType(), "the index that 999 of 1000 samples stay below when nothing has changed"),
+        field(
+            "chance", t.DoubleType(), "value of the index that 999 of 1000 samples stay below if nothing has changed"
+        ),
         field("level", t.StringType(), "`steady`, `warning`, `refusal`, or `expected` by the settings"),
         field("run_id", t.StringType(), "run that measured it; a date that is scored again has the rows of both runs"),
         field("measured_at", t.TimestampType(), "when, UTC"),

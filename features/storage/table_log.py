@@ -1,4 +1,7 @@
-"""Active files of a Delta table at a version, from its log, and the fingerprints that tell whether rows are stale."""
+"""A Delta table's log: active files at a version, and the fingerprints that tell whether rows are stale.
+
+A fingerprint of inputs is two hashes with a dot between: of the input files, and of the settings.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from features.core import places
 
 USER, INPUTS = "user_id", "inputs_id"
 
-_VERSIONS = 32  # of tables whose files are remembered
+_VERSIONS = 32  # versions of tables whose files are cached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,9 @@ class TableFile:
     Attributes:
         uri: where it lies.
         date: its partition's date.
-        rows: how many rows it has.
-        first: smallest user id, or None where Delta has no statistics.
-        last: largest user id.
+        rows: number of rows.
+        first: smallest user id; None if Delta has no statistics.
+        last: largest user id; None if Delta has no statistics.
     """
 
     uri: str
@@ -57,9 +60,9 @@ def active_files(uri: str, at: int) -> list[TableFile]:
 
 @functools.lru_cache(_VERSIONS)
 def _log(uri: str, at: int) -> tuple[str | None, pa.Table]:
-    """The partition column, if there is one, and what Delta's log says of each active file.
+    """The partition column, if there is one, and the log's columns of each active file.
 
-    A version never changes, and a plan asks for it once per date.
+    Cached, because a version never changes and is asked for once per date.
     """
     from deltalake import DeltaTable
 
@@ -69,7 +72,7 @@ def _log(uri: str, at: int) -> tuple[str | None, pa.Table]:
 
 
 def rows_by_date(files: Iterable[TableFile]) -> dict[dt.date, int]:
-    """How many rows each date has."""
+    """Number of rows of each date."""
     found: dict[dt.date, int] = {}
     for file in files:
         found[file.date] = found.get(file.date, 0) + file.rows
@@ -77,7 +80,7 @@ def rows_by_date(files: Iterable[TableFile]) -> dict[dt.date, int]:
 
 
 def inputs_at(uri: str, at: int, date: dt.date) -> set[str | None]:
-    """The fingerprints of one date's files in version `at`, by their statistics; empty where the date has no file."""
+    """Fingerprints of the rows of one date in version `at`, by its files' statistics; empty if it has no file."""
     _, found = _log(uri, at)
     if f"min.{INPUTS}" not in found.column_names:
         return set()
@@ -86,13 +89,13 @@ def inputs_at(uri: str, at: int, date: dt.date) -> set[str | None]:
 
 
 def inputs_before(files: Iterable[TableFile], end: dt.date, *parts: object) -> str:
-    """Fingerprint of the files of the dates before `end`, a dot, and a fingerprint of `end` and `parts`."""
+    """Fingerprint of the files of dates before `end`, a dot, and a fingerprint of `end` and `parts`."""
     names = sorted(f.uri.rsplit("/", 1)[1] for f in files if f.date < end)
     return f"{fingerprint(names)}.{fingerprint(end, *parts)}"
 
 
 def stale(found: set[str | None], inputs: str) -> str | None:
-    """Why rows with the fingerprints `found` are to be written anew; None where they stand."""
+    """Why rows with the fingerprints `found` must be written again; None if they are up to date."""
     if found == {inputs}:
         return None
     (one, *more), files = [*found] or [None], inputs.partition(".")[0]
@@ -107,7 +110,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def file_uris(uri: str, at: int) -> list[str]:
-    """Where the active files lie of version `at` of the Delta table at `uri`, partitioned or not, by name."""
+    """URIs of the active files of version `at` of the table at `uri`, partitioned or not, by name."""
     return sorted(places.join(uri, unquote(path)) for path in _log(uri, at)[1]["path"].to_pylist())
 
 

@@ -1,4 +1,4 @@
-"""Ranges of users: how a table is divided so that each task holds a bounded number of rows."""
+"""Ranges of user ids: how tables are divided so that each task holds a bounded number of rows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SPREAD = 1 << 16
-"""How many different first four hexadecimal digits ids have: as many ranges can be told apart."""
+"""Number of different first four hexadecimal digits of ids, and so the most ranges."""
 
-_WORTH_A_TASK = 20_000  # rows
-_BUSY = 0.9  # of the slots, over all turns: what reading row groups once is worth
+_WORTH_A_TASK = 20_000  # rows from which on dividing the work pays
+_BUSY = 0.9  # share of busy task slots that a power of two of ranges must reach to be taken
 
 
 @dataclasses.dataclass(frozen=True)
 class UserRange:
-    """The users with low <= id < high; None is no bound."""
+    """The members with low <= id < high; None: no bound."""
 
     low: str | None = None
     high: str | None = None
 
     def overlaps(self, first: str | None, last: str | None) -> bool:
-        """Whether ids from `first` to `last` may lie in the range; None is not known."""
+        """Whether some ids from `first` to `last` may lie in the range; None: not known."""
         above = self.high is None or first is None or first < self.high
         return above and (self.low is None or last is None or last >= self.low)
 
     def holds_all(self, first: str | None, last: str | None) -> bool:
-        """Whether ids from `first` to `last` all lie in the range; None is not known."""
+        """Whether all ids from `first` to `last` lie in the range; None: not known."""
         above = self.low is None or (first is not None and first >= self.low)
         return above and (self.high is None or (last is not None and last < self.high))
 
@@ -45,20 +45,20 @@ class UserRange:
 
 
 def user_ranges(count: int) -> list[UserRange]:
-    """`count` ranges, up to 65,536, that hold every id once and pseudonyms in equal shares."""
+    """`count` ranges, up to `SPREAD`, that hold each id once and pseudonyms in equal shares."""
     bounds = [None, *(range_start(k, count) for k in range(1, count)), None]
     return [UserRange(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def range_start(place: int, count: int) -> str:
-    """Where the range of a place among `count` begins."""
+    """First id of the range at a place among `count`."""
     return f"{SPREAD * place // count:04x}"
 
 
 def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int:
-    """As many ranges as keep each at `rows_per_range`, and no task idle where there is work for all.
+    """Number of ranges so that each has up to `rows_per_range` rows, about, and no task slot is idle without need.
 
-    Powers of two are preferred, as row groups begin where such ranges do: each is then read by one range alone.
+    Powers of two are preferred: row groups begin where such ranges do, so that each is read by one range only.
     """
     wanted, slots = max(-(-rows // rows_per_range), 1), 1
     if rows > _WORTH_A_TASK:
@@ -70,7 +70,7 @@ def ranges_needed(rows: int, rows_per_range: int, tasks_at_once: int = 1) -> int
 
 
 def id_prefix(user: str) -> int:
-    """Place of a pseudonym among `SPREAD`; 0 for another id."""
+    """The first four digits of a pseudonym as a number, below `SPREAD`; 0 for another id."""
     try:
         return int(user[:4], 16)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The Spark shell around the kernels against the plain-Python reference: rollup, sequences and outcomes of one date."""
+"""Tasks that build rollup, sequences and outcomes, against the plain-Python reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from features.storage import schemas
 from features.storage.failures import failure_in_words
 from features.storage.file_writer import AddedFile, write_file
 from features.storage.table_log import TableFile
-from features.storage.user_ranges import ranges_needed, user_ranges
+from features.storage.user_ranges import user_ranges
 from tests.data import reference
 from tests.data.reference import DAY_US, D, Event
 
@@ -100,7 +100,7 @@ def total_order(row: Row) -> tuple[str, dt.datetime, str]:
 
 
 class Files:
-    """Files of `events` and `user_days` as the jobs write them, and what a pass makes of them."""
+    """Files of `events` and `user_days` as the jobs write them, and passes over them."""
 
     def __init__(self, spark: SparkSession, folder: Path, events: Sequence[Event], spec: SequenceSpec, parts: int = 1):
         self.spec, self.folder = spec, folder
@@ -137,7 +137,7 @@ class Files:
         return sorted((r for t in found for r in t.to_pylist()), key=lambda r: r["user_id"])
 
     def built(self, *outputs: tuple[str, dt.date], ranges: int = 1, in_order: bool = True) -> list[list[Row]]:
-        """The rows of each output, from so many ranges of users, without Spark."""
+        """The rows of each output, from a number of ranges of users, without Spark."""
         work = self.plan(*outputs, in_order=in_order)
         added = [file for users in user_ranges(ranges) for file in range_tasks.build_range(work, users)]
         return [
@@ -157,7 +157,7 @@ def specs(rule: TierRule, known_by: str = "event_time") -> SequenceSpec:
 
 
 def expected_row(own: list[Event], spec: SequenceSpec) -> tuple[Row, Row]:
-    """Standing and arrays, compared as they are; and aggregates, compared within rounding."""
+    """Tier, gap and arrays must be equal; aggregates are compared within rounding."""
     rule, last = spec.aggregates.rule, reference.last_of(own, own[0]["user_id"], D, LENGTH)
     past = [e for e in own if e["event_time"] < reference.midnight(D)]
     measured = reference.measured_at(rule, past, D)
@@ -203,7 +203,9 @@ def test_invariant_1_and_3_sequences_equal_the_reference_in_any_arrangement(
     (whole,) = files.built((SEQUENCES, D))
     check(whole, events, spec)
     assert files.built((SEQUENCES, D), ranges=16) == [whole]
-    assert files.built((SEQUENCES, D), in_order=False) == [whole]  # no promise: ids are read and sorted by
+    assert files.built((SEQUENCES, D), in_order=False) == [
+        whole
+    ]  # without the promise of an order, ids are read and sorted
     shuffled = Files(spark, tmp_path / "many", random.Random(2).sample(events, len(events)), spec, parts=3)
     assert shuffled.built((SEQUENCES, D), ranges=4) == [whole]
 
@@ -237,7 +239,7 @@ def test_the_pass_on_spark_equals_the_pass_without(spark: SparkSession, tmp_path
 @pytest.mark.parametrize("known_by", ["event_time", "ingested_at"])
 def test_outcomes_equal_the_reference(spark: SparkSession, tmp_path: Path, rule: str, known_by: str) -> None:
     events, spec = some_events(4), specs(RULES[rule], known_by)
-    # Whoever was not known at D has no outcome; what arrived later still counts in the outcome of those who were.
+    # Members not known at D have no outcome; later arrivals count in the outcomes of the others.
     events += [
         reference.event("new", "new", 0),
         reference.event("late", "late", -1, late=True),
@@ -281,35 +283,8 @@ def test_bad_input_a_file_that_is_missing_or_damaged_is_named(spark: SparkSessio
     assert "missing or damaged" in str(told)
 
 
-def test_ranges_hold_every_id_once_whatever_it_is() -> None:
-    ids = ["", "0", "00", "0fff", "1", "1000", "7fffz", "8", "ffff", "zoë", "🦊", "A"]
-    for count in (1, 2, 16, 1024):
-        for one in ids:
-            holders = [r for r in user_ranges(count) if r.holds(pa.array([one]))[0]]
-            assert len(holders) == 1
-            assert holders[0].overlaps(one, one)
-
-
-@pytest.mark.parametrize(
-    ("rows", "at_once", "count"),
-    [
-        (0, 4, 1),
-        (20_000, 4, 1),
-        (20_001, 4, 4),
-        (10**6, 3, 3),
-        (10**7, 3, 12),
-        (5 * 10**6, 2, 8),
-        (5 * 10**7, 3, 64),
-        (10**12, 2, 65_536),
-    ],
-)
-def test_ranges_follow_the_rows(rows: int, at_once: int, count: int) -> None:
-    """A power of two where that leaves hardly a slot idle, else a multiple of the slots."""
-    assert ranges_needed(rows, 10**6, at_once) == count
-
-
 def test_invariant_3_an_attribute_may_have_any_name(spark: SparkSession, tmp_path: Path) -> None:
-    """Buckets, their column and the kernels' own columns stay out of the way of attributes."""
+    """Attributes may have the names of columns that the project uses itself."""
     rule = RULES["any of spend and purchases"]
     names = ["bucket", "length", "day", "spend", "truncated", "arrival_date"]
     plain = reference.contract_for(reference.aggregate_spec(rule), LENGTH)
@@ -351,7 +326,7 @@ def test_invariant_6_a_bot_costs_a_range_l_events_of_each_file(spark: SparkSessi
 
 
 def test_every_aggregate_is_compared() -> None:
-    """The oracle must not pass over a column that is added later."""
+    """The reference must know every aggregate, also one that is added later."""
     spec = reference.aggregate_spec()
     past = [reference.event("ann", "1", -1, amount=str(Decimal(1)))]
     assert list(reference.aggregates_of(spec, past, D)) == list(aggregate_columns(spec))

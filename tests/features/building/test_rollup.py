@@ -1,4 +1,4 @@
-"""The points of a tier rule: an SQL expression that is refused before data is read, and summed exactly."""
+"""Rows of the rollup: exact sums, and points from an SQL expression that is checked before data is read."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_points_are_any_number_of_one_event(spark: SparkSession, expression: str
             "CAST(channel AS INT)",
             "CAST(channel AS INT) fails on a value of the data: cast invalid input (STRING to INT)",
         ),
-        ("amount * 1e12", "numeric value out of range"),  # more than a decimal holds is not 0
+        ("amount * 1e12", "numeric value out of range"),  # too large for a decimal: fails, and does not become 0
     ],
 )
 def test_bad_input_points_that_fail_on_a_value_are_told_in_words(
@@ -109,7 +109,7 @@ def test_bad_input_points_that_fail_on_a_value_are_told_in_words(
 
 
 def test_sums_of_a_day_are_exact_decimals(spark: SparkSession) -> None:
-    # Ten times .1 is not 1 in floating point, and 2**53 + 1 micro-units are not a float64.
+    # In floating point ten times .1 is not 1, and 2**53 + 1 micro-units cannot be held.
     tenth, large = {"amount": Decimal("0.1")}, {"amount": Decimal("9007199254.740993")}
     (day,) = rolled_up(spark, "amount * 3", *[tenth] * 10)
     assert (day["spend"], day["points"], day["squared_amount"]) == (1, 3, Decimal("0.1"))

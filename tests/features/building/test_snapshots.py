@@ -1,4 +1,4 @@
-"""Rebuild equals update: sequences, outcomes and further snapshots from a snapshot against those from all files."""
+"""Sequences, outcomes and snapshots built from a snapshot equal those built from all files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tables:
         self.days: list[TableFile] = []
 
     def ingest(self, events: Sequence[Event]) -> None:
-        """A file per date in each table, as the jobs append them."""
+        """Append a file per date to each table, as the jobs do."""
         for date in sorted({reference.day_of(e) for e in events}):
             own = sorted((e for e in events if reference.day_of(e) == date), key=_total_order)
             rows = pa.Table.from_pylist([{**e, "ingested_at": e["event_time"]} for e in own], SCHEMA)
@@ -56,7 +56,7 @@ class Tables:
     def snapshot(
         self, as_of: dt.date, earlier: Snapshot | None, ranges: int
     ) -> tuple[Snapshot, list[TableFile], list[TableFile]]:
-        """Write one, from all files or from an earlier one, a file for each range."""
+        """Write a snapshot, from all files or from an earlier snapshot, with a file for each range."""
         columns = [c for c in table_of(SNAPSHOTS, self.spec).columns if c not in ("inputs_id", "as_of_date")]
         files = []
         for users in user_ranges(ranges):
@@ -86,7 +86,7 @@ def _total_order(e: Event) -> tuple[str, int, str]:
 
 
 def _plain(rows: pa.Table) -> pa.Table:
-    """Without dictionaries, so that rows compare by their values."""
+    """Rows with plain strings, so that they compare by value."""
     fields = []
     for field in rows.schema:
         kind = field.type
@@ -100,7 +100,7 @@ def _plain(rows: pa.Table) -> pa.Table:
 def histories(draw: st.DrawFn) -> dict[str, Any]:
     """Events of a few members over some days, when each is ingested, and when snapshots are made."""
     events = draw(reference.members(max_size=40))
-    spread = draw(st.sampled_from((1, 4, 400)))  # many events on few days, with ties, or few on many
+    spread = draw(st.sampled_from((1, 4, 400)))  # many events on few days with ties, up to few on many days
     events = [{**e, "event_time": _nearer(e["event_time"], spread)} for e in events]
     count = draw(st.integers(1, 4))
     return {
@@ -125,7 +125,7 @@ def _nearer(micros: int, spread: int) -> int:
 @settings(deadline=None, max_examples=250)
 @given(histories(), reference.rules(), st.sampled_from((1, 2, 4, 64)))
 def test_invariant_2_rebuild_equals_update(made: dict[str, Any], rule: TierRule, length: int) -> None:
-    """Batches arrive in any order, late ones too; snapshots follow one another, each from the one before."""
+    """Batches arrive in any order, some late; each snapshot is built from the one before."""
     with tempfile.TemporaryDirectory() as folder:
         world, latest = Tables(Path(folder), reference.sequence_spec(rule, length)), None
         for number, ranges in enumerate(made["ranges"]):

@@ -1,4 +1,4 @@
-"""Shut gates: what they say, what they let through, and what stays in the tables."""
+"""Quality gates: their messages, what passes, and what stays in the tables when one fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gates(
     new: set[dt.date] | None = None,
     **settings: Any,
 ) -> str:
-    """What the gates say, or nothing where they are open."""
+    """Message of the gates that failed; empty if all passed."""
     counts = {"accepted": accepted, "rejected": rejected, "duplicate": duplicate}
     days = {TODAY: accepted} if days is None else days
     added = {d: n for d, n in days.items() if new is None or d in new}
@@ -74,9 +74,9 @@ def test_bad_input_gate_of_day_rows(refused: DataFrame) -> None:
     assert not said(1000)
     assert f"{TODAY} has 9 events, the median of the 7 days before it is 100" in said(9)
     assert "has 1001 events" in said(1001)
-    assert not said(1001, new={day(1)})  # an odd day to which this batch adds nothing
+    assert not said(1001, new={day(1)})  # the odd day gets no rows from this batch
     assert not said(1001, day_rows_against_median=None)
-    # Too few days before to have a median.
+    # Too few days before for a median.
     assert not gates(refused, days={day(1): 100, TODAY: 1}, day_rows_against_median=(0.1, 10))
 
 

@@ -1,4 +1,4 @@
-"""Pseudonyms against Python's HMAC, and a key that is kept secret, missing or another."""
+"""Pseudonyms against Python's HMAC; the key stays secret, and a missing or wrong one is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_bad_input_pseudonyms_equal_pythons_hmac(key: bytes) -> None:
 
 
 def plans(rows: DataFrame) -> str:
-    """Everything that Spark may show of how rows are made, before and after they were."""
+    """All query plans that Spark may show of some rows, before and after they are computed."""
     execution = rows._jdf.queryExecution()
     rows.collect()
     return str(execution.toString()) + str(execution.stringWithStats())
@@ -69,7 +69,7 @@ def test_bad_input_the_key_stands_in_no_plan(spark: SparkSession, tmp_path: Path
     block = key.ljust(64, b"\0")
     secrets = [key, bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block), line_key(key)]
     for secret in secrets:
-        piece = secret[:12]  # plans are cut after a number of characters
+        piece = secret[:12]  # plans show long values shortened
         forms = [
             piece.hex(),
             piece.hex(" "),

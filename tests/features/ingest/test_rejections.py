@@ -1,224 +1,111 @@
-"""Every reason for which a row is refused, and the odd rows that are not."""
+"""Refused rows: their JSON against Spark's `to_json`, their identities and their files."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
 
-from tests.data.source_rows import BASE, Ingested, Row, ingest, of_rows, pseudonym, reconciles, row, settings, write
+from features.ingest.checks import raw
+from features.ingest.rejections import MALFORMED_LINE, of_lines, of_rows, originals
+from features.storage import delta_tables
+from features.storage.file_writer import MANY_ROWS
+from features.storage.table_log import file_uris
+from tests.data.source_rows import ingest, reconciles, row
+from tests.data.source_rows import of_rows as settings_of_rows
 
-# Rows that are told by their event id: what is overridden, and every reason that applies.
-BAD: dict[str, tuple[Row, set[str]]] = {
-    "user null": ({"who": None}, {"missing_user"}),
-    "user empty": ({"who": ""}, {"missing_user"}),
-    "user blank": ({"who": "   "}, {"missing_user"}),
-    "user of tabs": ({"who": "\t \n"}, {"missing_user"}),
-    "time null": ({"at": None}, {"missing_time"}),
-    "time empty": ({"at": ""}, {"unparseable_time"}),
-    "time of words": ({"at": "yesterday, about noon"}, {"unparseable_time"}),
-    "time of no calendar": ({"at": "2024-02-30T10:00:00Z"}, {"unparseable_time"}),
-    "time without a date": ({"at": "10:30"}, {"unparseable_time"}),
-    "time tomorrow": ({"at": "2024-06-02T12:00:00Z"}, {"time_in_future"}),
-    "time beyond the tolerance": ({"at": "2024-06-01T13:00:01Z"}, {"time_in_future"}),
-    "time before year 1": ({"at": "-0001-06-01T00:00:00Z"}, {"unparseable_time"}),
-    "time of year 12345": ({"at": "+12345-01-01T00:00:00Z"}, {"time_in_future"}),
-    "time 2100": ({"at": "2100-01-01"}, {"time_in_future"}),
-    "type unknown": ({"kind": "refund"}, {"unknown_event_type"}),
-    "type null": ({"kind": None}, {"unknown_event_type"}),
-    "type empty": ({"kind": ""}, {"unknown_event_type"}),
-    "type in capitals": ({"kind": "PURCHASE"}, {"unknown_event_type"}),
-    "amount null": ({"paid": None}, {"purchase_without_amount"}),
-    "amount empty": ({"paid": ""}, {"unparseable_amount"}),
-    "amount of words": ({"paid": "ten"}, {"unparseable_amount"}),
-    "amount with a comma": ({"paid": "1,50"}, {"unparseable_amount"}),
-    "amount of Java": ({"paid": "12d"}, {"unparseable_amount"}),
-    "amount in hexadecimal": ({"paid": "0x1p3"}, {"unparseable_amount"}),
-    "amount NaN": ({"paid": "NaN"}, {"non_finite_amount"}),
-    "amount infinite": ({"paid": "Infinity"}, {"non_finite_amount"}),
-    "amount infinitely negative": ({"paid": "-Infinity"}, {"non_finite_amount"}),
-    "amount negative": ({"paid": "-0.01"}, {"negative_amount"}),
-    "amount above": ({"paid": "100000.01"}, {"amount_beyond_bound"}),
-    "amount of 1e308": ({"paid": "1e308"}, {"amount_beyond_bound"}),
-    "two reasons": ({"kind": "refund", "paid": "-1"}, {"unknown_event_type", "negative_amount"}),
-    "all at once": (
-        {"who": " ", "at": "never", "kind": "?", "paid": "-1e300"},
-        {"missing_user", "unparseable_time", "unknown_event_type", "negative_amount"},
-    ),
-    "a visit with a wrong amount": ({"kind": "visit", "paid": "x"}, {"unparseable_amount"}),
-    "\N{FACE WITH TEARS OF JOY} bad": ({"paid": "-1"}, {"negative_amount"}),
-}
-WITHOUT_ID: dict[str, str | None] = {"id null": None, "id empty": "", "id blank": "  ", "id of tabs": "\t"}
-LONG = "x" * 10_000
-GOOD: dict[str, Row] = {
-    "plain": {},
-    "zero": {"paid": "0"},
-    "minus zero": {"paid": "-0.0"},
-    "next to nothing": {"paid": "1e-50"},
-    "less than a double holds": {"paid": "1e-400"},
-    "amount with blanks and a sign": {"paid": " +1.5e1 "},
-    "at the bound": {"paid": "100000"},
-    "a hundredth": {"paid": "0.01"},
-    "1970": {"at": "1970-01-01T00:00:00Z"},
-    "before 1900": {"at": "1850-01-01T00:00:00Z"},
-    "date only": {"at": "2024-05-02"},
-    "within the tolerance": {"at": "2024-06-01T13:00:00Z"},
-    "visit": {"kind": "visit", "paid": None},
-    "no attributes": {"items": None, "channel": None},
-    "odd attributes": {"items": "NaN", "channel": "\N{SHOPPING TROLLEY}"},
-    "\N{PARTY POPPER}\N{FAMILY}": {"who": "\N{BEAR FACE}"},
-    LONG: {"who": LONG},
-    "winter": {"at": "2024-03-31T01:59:59+01:00"},
-    "summer": {"at": "2024-03-31T03:00:00+02:00"},
-    "autumn, first": {"at": "2023-10-29T02:30:00+02:00"},
-    "autumn, again": {"at": "2023-10-29T02:30:00+01:00"},
-    "before midnight": {"at": "2024-04-30T23:59:59Z"},
-    "midnight": {"at": "2024-05-01T00:00:00Z"},
-    "after midnight": {"at": "2024-05-01T00:00:01Z"},
-    "midnight by offset": {"at": "2024-05-01T01:59:59+02:00"},
-}
+ODD = [
+    *["", " ", "plain", 'a "quote"', "back\\slash \\n", "tab\t, line\n, return\r, bell \x07, \x0b, \x1f, \x00, \x7f"],
+    *["\N{BEAR FACE} \N{LATIN SMALL LETTER E WITH ACUTE} \u2028", "</script> & 'x'", "{}[]:,", "\b\f"],
+]
 
 
-@pytest.fixture(scope="module")
-def ingested(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    rows = [row(name, **overrides) for name, (overrides, _) in BAD.items()]
-    rows += [row("", who=name, id=value) for name, value in WITHOUT_ID.items()]
-    rows += [row(name, **overrides) for name, overrides in GOOD.items()]
-    return ingest(spark, of_rows(tmp_path_factory.mktemp("rejections"), rows))
+def test_bad_input_text_is_written_as_spark_writes_it(spark: SparkSession) -> None:
+    texts = [*ODD, *(None for _ in ODD)]
+    table = pa.table(
+        {"event_id": texts, raw("event_time"): texts[::-1], "event_type": texts, "shop": [*texts[1:], "x"]}
+    )
+    names = ["shop", "event_id", "event_time", "event_type"]
+    plain = table.rename_columns([name.removeprefix(raw("")) for name in table.column_names])
+    frame = spark.createDataFrame(plain).select(f.to_json(f.struct(*names)).alias("json"))
+    assert originals(table, names).to_pylist() == [r["json"] for r in frame.collect()]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_row_is_refused_for_every_reason(ingested: Ingested, name: str) -> None:
-    assert ingested.reasons(name) == [BAD[name][1]]
+def test_bad_input_values_that_are_no_text_stay_what_they_are() -> None:
+    time = dt.datetime(2024, 5, 1, 10, 30, tzinfo=dt.UTC)
+    rows = pa.table(
+        {
+            "count": pa.array([3, None, -1]),
+            "share": [2.5, float("nan"), 1e300],
+            "sure": [True, False, None],
+            "time": pa.array([time, None, time], pa.timestamp("us", "UTC")),
+            "nothing": pa.nulls(3),
+        }
+    )
+    first, second, third = (json.loads(text) for text in originals(rows, rows.column_names).to_pylist())
+    assert (first["count"], first["share"], first["sure"]) == (3, 2.5, True)
+    assert dt.datetime.fromisoformat(first["time"]) == time
+    assert second == {"share": "nan", "sure": False}
+    assert third["share"] == 1e300
+    assert "nothing" not in first
 
 
-@pytest.mark.parametrize("who", WITHOUT_ID)
-def test_bad_input_missing_event_id(ingested: Ingested, who: str) -> None:
-    assert ingested.reasons_of_user(who) == [{"missing_event_id"}]
+def test_equal_refused_rows_have_identities_of_their_own_and_the_same_in_any_order() -> None:
+    rows = pa.table(
+        {
+            "event_id": ["a", "b", "a", "a"],
+            "user_id": ["u", "u", "u", "v"],
+            "reasons": [["x"], ["x", "y"], ["x"], ["x"]],
+            "ingested_at": pa.array([0] * 4).cast(pa.timestamp("us", "UTC")),
+        }
+    )
+    found = of_rows(rows, ["event_id", "user_id"])
+    assert len(set(found["rejection_id"].to_pylist())) == 4
+    backwards = of_rows(rows.take([3, 1, 2, 0]), ["event_id", "user_id"])
+    assert sorted(backwards.to_pylist(), key=str) == sorted(found.to_pylist(), key=str)
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_bad_input_odd_but_good_row_is_accepted(ingested: Ingested, name: str) -> None:
-    assert ingested.event(name)["user_id"] == pseudonym(GOOD[name].get("who", BASE["who"]))
-    assert ingested.reasons(name) == []
+def test_equal_lines_of_different_tables_have_identities_of_their_own() -> None:
+    lines = pa.table(
+        {
+            "source": ["one", "two", "one"],
+            "content": ["c", "c", "c"],
+            "original": ["o1", "o2", "o3"],
+            "ingested_at": pa.array([0] * 3).cast(pa.timestamp("us", "UTC")),
+        }
+    )
+    found = of_lines(lines)
+    assert len(set(found["rejection_id"].to_pylist())) == 3
+    assert found["reasons"].to_pylist() == [[MALFORMED_LINE]] * 3
 
 
-def test_bad_input_counts_reconcile(ingested: Ingested) -> None:
-    counts = ingested.run.counts
-    assert reconciles(ingested.run)
-    assert counts["rows_read"] == counts["source.rows"] == len(BAD) + len(WITHOUT_ID) + len(GOOD)
-    assert counts["accepted"] == len(ingested.accepted) == len(GOOD)
-    assert counts["rejected"] == len(ingested.rejected) == len(BAD) + len(WITHOUT_ID)
-    assert counts["accepted.purchase"] == len(GOOD) - 1
-    assert counts["accepted.visit"] == 1
+def test_bad_input_many_refused_rows_are_several_files_and_later_ones_add_only_what_is_new(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rows = [row("fine"), *(row(f"bad {n % 40}", paid=f"-{1 + n % 40}") for n in range(50))]
+    found = ingest(spark, settings_of_rows(tmp_path, rows, sequence={"rows_per_range": 20}))
+    assert (found.run.counts["rejected"], len(found.rejected)) == (50, 50)
+    chosen = settings_of_rows(
+        tmp_path, [rows[0], *rows[11:], row("bad 60", paid="-60")], sequence={"rows_per_range": 20}
+    )
+    uri = chosen.storage.table("events_rejected")
+    assert len(file_uris(uri, delta_tables.version(spark, uri))) == 3
+    again = ingest(spark, chosen)
+    assert again.run.counts["rejected"] == 41
+    assert len(again.rejected) == 51
+    assert len({r["rejection_id"] for r in again.rejected}) == 51
+    assert reconciles(again.run)
 
 
-def test_bad_input_amounts_are_exact(ingested: Ingested) -> None:
-    amounts = {name: ingested.event(name)["amount"] for name in ("plain", "zero", "minus zero", "at the bound")}
-    assert amounts == {"plain": 10, "zero": 0, "minus zero": 0, "at the bound": 100_000}
-    assert str(ingested.event("minus zero")["amount"]) == "0.000000"
-    assert ingested.event("amount with blanks and a sign")["amount"] == 15
-    assert ingested.event("less than a double holds")["amount"] == 0
-    assert ingested.event("a hundredth")["amount"] == Decimal("0.01")
-    assert ingested.event("visit")["amount"] is None
-    assert all(r["clipped_at"] is None for r in ingested.accepted)
-
-
-def test_bad_input_attributes_that_are_no_numbers_become_null(ingested: Ingested) -> None:
-    odd, none = ingested.event("odd attributes"), ingested.event("no attributes")
-    assert (odd["items"], odd["channel"]) == (None, "\N{SHOPPING TROLLEY}")
-    assert (none["items"], none["channel"]) == (None, None)
-    assert ingested.event("plain")["items"] == 2.0
-
-
-@pytest.mark.parametrize(
-    ("name", "instant"),
-    [
-        ("1970", "1970-01-01T00:00:00"),
-        ("before 1900", "1850-01-01T00:00:00"),
-        ("date only", "2024-05-02T00:00:00"),
-        ("winter", "2024-03-31T00:59:59"),
-        ("summer", "2024-03-31T01:00:00"),
-        ("autumn, first", "2023-10-29T00:30:00"),
-        ("autumn, again", "2023-10-29T01:30:00"),
-        ("before midnight", "2024-04-30T23:59:59"),
-        ("midnight", "2024-05-01T00:00:00"),
-        ("after midnight", "2024-05-01T00:00:01"),
-        ("midnight by offset", "2024-04-30T23:59:59"),
-    ],
-)
-def test_bad_input_times_land_at_the_utc_instant_and_date(ingested: Ingested, name: str, instant: str) -> None:
-    wanted, found = dt.datetime.fromisoformat(instant).replace(tzinfo=dt.UTC), ingested.event(name)
-    assert found["event_time"] == wanted
-    assert found["event_date"] == wanted.date()
-
-
-def test_bad_input_original_keeps_the_row_and_hides_its_ids(ingested: Ingested) -> None:
-    secrets = [BASE["who"], *BAD, *WITHOUT_ID]
-    for kept in ingested.rejected:
-        assert kept["source"] == "query"
-        original = json.loads(kept["original"])
-        assert original.get("user_id") == kept["user_id"]
-        assert original.get("event_id") == kept["event_id"]
-        assert not [s for s in secrets if s in kept["original"]]
-    (negative,) = [r for r in ingested.rejected if r["event_id"] == pseudonym("amount negative")]
-    assert json.loads(negative["original"])["amount"] == "-0.01"
-
-
-def test_bad_input_amounts_of_a_parquet_double(spark: SparkSession, tmp_path: Path) -> None:
-    amounts = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf"), "huge": 1e308, "-0": -0.0, "good": 2.5}
-    uri = write(tmp_path, [row(n, paid=v) for n, v in amounts.items()], "parquet", {"paid": pa.float64()})
-    found = ingest(spark, settings(tmp_path, uri))
-    for name in ("nan", "inf", "-inf"):
-        assert found.reasons(name) == [{"non_finite_amount"}]
-    assert found.reasons("huge") == [{"amount_beyond_bound"}]
-    assert found.event("-0")["amount"] == 0
-    assert str(found.event("-0")["amount"]) == "0.000000"
-    assert found.event("good")["amount"] == Decimal("2.5")
+def test_bad_input_more_refused_rows_than_a_row_group_holds(spark: SparkSession, tmp_path: Path) -> None:
+    many = MANY_ROWS.group_rows + 100
+    rows = [row("fine"), *(row(f"bad {n}", who="" if n % 2 else f"u{n}", paid="-1") for n in range(many))]
+    found = ingest(spark, settings_of_rows(tmp_path, rows))
+    assert len(found.rejected) == many
+    assert len({r["rejection_id"] for r in found.rejected}) == many
+    assert sum(r["user_id"] is None for r in found.rejected) == many // 2
     assert reconciles(found.run)
-
-
-def test_bad_input_numeric_attributes_given_as_text(spark: SparkSession, tmp_path: Path) -> None:
-    given = {
-        "plain": "2.5",
-        "spaced": " 7 ",
-        "java": "12d",
-        "hex": "0x1p3",
-        "word": "many",
-        "nan": "NaN",
-        "huge": "1e400",
-    }
-    found = ingest(spark, of_rows(tmp_path, [row(n, items=v) for n, v in given.items()]))
-    values = {n: found.event(n)["items"] for n in given}
-    assert values == {**dict.fromkeys(given), "plain": 2.5, "spaced": 7.0}
-
-
-def test_bad_input_outliers_are_clipped_and_say_so(spark: SparkSession, tmp_path: Path) -> None:
-    paid = {
-        "below": "499.99",
-        "at": "500",
-        "above": "500.01",
-        "far": "1e308",
-        "java": "12d",
-        "tiny": "1e-400",
-        "infinite": "Infinity",
-    }
-    rows = [row(n, paid=p) for n, p in paid.items()]
-    found = ingest(spark, of_rows(tmp_path, rows, events={"outliers": "clip", "largest_amount": 500}))
-    amounts = {
-        n: (found.event(n)["amount"], found.event(n)["clipped_at"]) for n in ("below", "at", "above", "far", "tiny")
-    }
-    assert amounts == {
-        "below": (Decimal("499.99"), None),
-        "at": (500, None),
-        "above": (500, 500),
-        "far": (500, 500),
-        "tiny": (0, None),
-    }
-    assert found.reasons("java") == [{"unparseable_amount"}]
-    assert found.reasons("infinite") == [{"non_finite_amount"}]

@@ -1,4 +1,4 @@
-"""Repeats settled by the kernel against a slow, obvious reference."""
+"""Repeats and conflicts of event ids against a slow, obvious reference."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ known_events = st.dictionaries(st.sampled_from("abcdef"), st.integers(-2, 2))
 
 
 def reference(rows: list[Row], known: dict[str, int]) -> list[Row]:
-    """One id after another, in plain Python."""
+    """The same in plain Python, one id after another."""
     of_id: dict[str, list[Row]] = defaultdict(list)
     found = []
     for row in rows:

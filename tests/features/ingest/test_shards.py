@@ -1,4 +1,4 @@
-"""Repeats, conflicts, reruns and days ingested alone."""
+"""Repeats and conflicts over whole ingests, reruns, and ingests of single days."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_bad_input_conflicts_do_not_depend_on_the_order_of_rows(spark: SparkSess
 
 def test_bad_input_conflict_with_the_table(spark: SparkSession, tmp_path: Path) -> None:
     ingest(spark, of_rows(tmp_path, [row("old", paid="5"), row("kept")]))
-    # Whatever its hash, the event of the table stands; two equal conflicts are both refused.
+    # The event in the table stays, whatever its hash; two equal conflicts are both refused.
     later = [row("old", paid=str(n)) for n in range(8) if n != 5] + [row("old", paid="0"), row("old", paid="5")]
     found = ingest(spark, of_rows(tmp_path, [*later, row("new")]))
     assert found.event("old")["amount"] == 5
@@ -83,7 +83,7 @@ def test_bad_input_conflict_with_the_table(spark: SparkSession, tmp_path: Path) 
 
 
 def test_bad_input_few_rows_against_many_known_events(spark: SparkSession, tmp_path: Path) -> None:
-    """Known events that no row can repeat are left out of the shuffle; the others must not be."""
+    """Known events that no row can repeat are left out of the shuffle, others are not."""
     known = [row(f"e{n}", paid=str(n), at=f"2024-04-{1 + n % 30:02d}") for n in range(60)]
     ingest(spark, of_rows(tmp_path, known))
     few = [*known[7:19], row("e30", paid="0.5"), row("new"), row("new")]
@@ -167,7 +167,7 @@ def test_a_large_date_is_written_as_files_of_ranges_of_users(spark: SparkSession
     chosen = of_rows(tmp_path, [*rows, *rows[::7], row("e1", paid="7")], sequence={"rows_per_range": 60})
     found = ingest(spark, chosen)
     assert (len(found.accepted), found.run.counts["duplicate"]) == (300, 43)
-    assert found.reasons("e1") in ([], CONFLICT)  # of two contents the smaller hash is the event
+    assert found.reasons("e1") in ([], CONFLICT)  # of two contents the one with the smaller hash is the event
     assert reconciles(found.run)
     files = active_files(chosen.storage.table("events"), delta_tables.version(spark, chosen.storage.table("events")))
     assert [sum(f.date == day for f in files) for day in (dt.date(2024, 5, 1), dt.date(2024, 5, 2))] == [3, 3]

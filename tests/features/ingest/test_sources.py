@@ -1,4 +1,4 @@
-"""Sources, queries, tables and places that cannot be used: one clear error each."""
+"""Source tables, queries and columns that cannot be used: one clear error each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = [row("a"), row("b")]
 
 
 def refusal(spark: SparkSession, chosen: Settings) -> TiercastError:
-    """The error of an ingest as its user sees it, with nothing accepted."""
+    """The error message of an ingest; nothing may have been accepted."""
     try:
         ingest(spark, chosen)
     except TiercastError as error:

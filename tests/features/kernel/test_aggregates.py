@@ -80,7 +80,7 @@ def test_a_day_split_over_two_arrivals_equals_the_day_at_once(events: list[Event
 
 
 def test_invariant_3_order_of_three_arrivals_of_one_day_changes_nothing() -> None:
-    # Same user, day and time of the last event: only the squares, which are floats, tell the rows apart.
+    # Same member, day and time of the last event: only the squares, which are floats, differ.
     amounts = ("65.479013", "3.804734", "52.319253")
     parts = [reference.days_table([event("ann", str(i), -1, amount=a)]) for i, a in enumerate(amounts)]
     found = [computed(pa.concat_tables(order), reference.aggregate_spec()) for order in itertools.permutations(parts)]
@@ -135,7 +135,7 @@ def test_null_where_undefined() -> None:
 
 
 def test_sums_of_huge_amounts_are_exact_integers() -> None:
-    # 2**53 + 1 micro-units has no float64 of its own.
+    # A float64 cannot hold 2**53 + 1 micro-units.
     events = [event("ann", str(i), -1 - i, amount="9007199254.740993") for i in range(3)]
     rule = reference.simple_rule(thresholds={"spend": (3 * (2**53 + 1), 3 * (2**53 + 1) + 1)})
     spec = reference.aggregate_spec(rule)
@@ -154,7 +154,7 @@ def test_no_days_at_all_give_no_rows() -> None:
 
 
 def test_bad_input_sums_beyond_int64_are_refused() -> None:
-    # 10**12 points in a day are 10**18 micro-units: nine such days fit, ten wrap round.
+    # 10**12 points in a day are 10**18 micro-units: nine such days fit, ten overflow.
     for days, fits in ((9, True), (10, False)):
         table = reference.days_table([event("ann", str(n), -n) for n in range(1, days + 1)])
         points = pa.array([10**18] * days, pa.int64())

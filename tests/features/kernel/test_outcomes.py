@@ -1,4 +1,4 @@
-"""What became of the members: value and tier over the outcome window."""
+"""Outcomes of members: value and tier over the outcome window, and further targets."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.core.arrow_numbers import decimal_steps, micros_to_decimal
 from features.core.contract import AGE
 from features.kernel.event_histories import UserEvents, cut_run
 from features.kernel.sequences import SequenceSpec, arrays
@@ -86,7 +85,7 @@ CHANNELS = (("amount",), ("event_type", "shop"))
 def test_invariant_3_merged_runs_equal_the_reference_at_any_date(
     events: list[Event], length: int, seed: int, ordered: bool
 ) -> None:
-    """Runs with late events among them; ids are read only of ties over runs where each run is in order."""
+    """Runs with late events; if each run is in order, ids are read only for ties between runs."""
     contract, chance = reference.sequence_spec(length=length).contract, random.Random(seed)
     parts: list[list[Event]] = [[] for _ in range(4)]
     for e in events:
@@ -177,7 +176,7 @@ def test_length_edges(extra: int) -> None:
 
 
 def encoded(run: pa.Table) -> pa.Table:
-    """A run as it is read: users as a dictionary."""
+    """A run as it is read, with dictionary-encoded users."""
     return run.set_column(0, "user_id", run["user_id"].dictionary_encode())
 
 
@@ -199,7 +198,7 @@ def test_invariant_6_runs_cut_before_merging_give_the_same(events: list[Event], 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_invariant_6_a_run_is_cut_the_same_however_it_is_chunked(chunk: int) -> None:
-    """Ids of ties are read a second time, without the other columns, and must fall on the same rows."""
+    """Ids of ties are read later, without the other columns, and must belong to the same rows."""
     users = ["ann"] * 3 + ["bob"] * 4 + ["cy"]
     run = encoded(reference.events_table([event(u, f"{n}", -9, us=n) for n, u in enumerate(users)]))
     parts = [encoded(run.slice(k, chunk).cast(reference.EVENT_SCHEMA)) for k in range(0, len(users), chunk)]
@@ -330,26 +329,3 @@ def test_columns_and_their_types() -> None:
     assert schema.field(AGE).type == pa.list_(pa.int64())
     assert schema.field("gap_to_next_tier").type == pa.decimal128(28, 6)
     assert {schema.field(a).type for a in spec.contract.aggregates} == {pa.float64()}
-
-
-MICROS_64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from((-(2**63), -1, 0, 1, 2**53 + 1, 2**63 - 1)))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(MICROS_64, st.booleans()), max_size=8))
-def test_micros_to_decimal_is_exact(values: list[tuple[int, bool]]) -> None:
-    numbers = np.array([v for v, _ in values], np.int64)
-    missing = np.array([m for _, m in values], bool)
-    found = micros_to_decimal(numbers, missing)
-    found.validate(full=True)
-    assert found.type == pa.decimal128(28, 6)
-    assert found.to_pylist() == [None if m else Decimal(v).scaleb(-6) for v, m in values]
-    assert decimal_steps(found.fill_null(0)).tolist() == [0 if m else v for v, m in values]
-    assert decimal_steps(found).tolist() == [0 if m else v for v, m in values]
-    assert decimal_steps(found.slice(1)).tolist() == [0 if m else v for v, m in values][1:]
-
-
-@pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
-def test_bad_input_decimals_beyond_int64_are_refused(value: int) -> None:
-    with pytest.raises(OverflowError, match="does not fit"):
-        decimal_steps(pa.array([Decimal(value).scaleb(-6)], pa.decimal128(28, 6)))

@@ -1,4 +1,4 @@
-"""Ids: distinct, merged and found among others, of one length like pseudonyms or of several, against plain Python."""
+"""Ids made distinct, merged and looked up, against plain Python; of one length, like pseudonyms, and of several."""
 
 from __future__ import annotations
 

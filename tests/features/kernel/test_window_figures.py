@@ -21,7 +21,7 @@ from tests.data.reference import D, Event, event
 
 
 def carried(events: list[Event], late: set[int], start: dt.date, last: dt.date, spec: AggregateSpec) -> Carried:
-    """From the figures at `start` that do not know the events with the numbers `late`."""
+    """Figures carried on from `start`, where the events with the numbers `late` were not known."""
     old = [n for n, e in enumerate(events) if reference.day_of(e) < start]
     known = reference.days_table([events[n] for n in old if n not in late])
     added = reference.days_table([e for n, e in enumerate(events) if n in late or n not in old])

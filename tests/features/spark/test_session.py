@@ -1,4 +1,4 @@
-"""What a session gives its JVM."""
+"""Java options of a session, and the memory that a process keeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_jvm_takes_sparks_classes_from_the_archive_that_setup_left(spark: Sp
 def test_java_options_that_are_given_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "spark.jsa"
     monkeypatch.setattr(session, "CLASS_ARCHIVE", archive)
-    assert "SharedArchiveFile" not in session._java_options({})  # setup has not left it
+    assert "SharedArchiveFile" not in session._java_options({})  # setup has not made it
     archive.touch()
     own = "-Xss8m -XX:SharedArchiveFile=mine.jsa -Dlog4j2.configurationFile=mine.properties"
     assert session._java_options({JAVA_OPTIONS: own}) == own
@@ -52,4 +52,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings, and keeps its own")
 def test_arrays_that_are_made_again_find_the_memory_of_those_before() -> None:
     found = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 100  # without it thousands, even where pages are huge
+    assert int(found.stdout) < 100  # thousands otherwise, even with huge pages

@@ -1,4 +1,4 @@
-"""What Python workers do for every task."""
+"""Tasks in Python workers: their setup, their results, their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a table: row groups begin where ranges of users do, and each range reads its own rows and no others."""
+"""Files of a table: row groups begin where ranges of users do, and each range reads exactly its rows."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_range_reads_its_own_rows(
     groups = groups_of(file)
     assert [one for group in groups for one in group] == rows["user_id"].to_pylist()
     assert all(0 < len(group) <= 2 * group_rows for group in groups)
-    for turn in range(2):  # the second one finds what the first has kept
+    for turn in range(2):  # the second turn finds the first one's cache
         for words in ([], ["user_id", "shop"]):
             for users in user_ranges(ranges):
                 found = read_range(file, users, COLUMNS, words)
