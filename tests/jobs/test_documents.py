@@ -65,7 +65,7 @@ def test_every_path_that_a_document_names_exists() -> None:
 
 def test_every_page_that_settings_and_makefile_name_exists() -> None:
     for file in [CHECKOUT / "Makefile", *(CHECKOUT / "conf").glob("*.yaml")]:
-        for path in re.findall(rf"\b((?:docs|tests)/[\w/]+\.(?:md|py))", file.read_text(encoding="utf-8")):
+        for path in re.findall(r"\b((?:docs|tests)/[\w/]+\.(?:md|py))", file.read_text(encoding="utf-8")):
             assert (CHECKOUT / path).exists(), f"{file.name} names {path}"
 
 
@@ -91,7 +91,7 @@ def test_every_setting_that_a_guide_names_exists() -> None:
     groups = {name.partition(".")[0] for name in described}
     for document in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs/guide").glob("*.md"))]:
         for name in re.findall(r"`(\w+\.[\w.]+?)(?:[:=][^`]*)?`", document.read_text(encoding="utf-8")):
-            if name.partition(".")[0] in groups - {"features"}:
+            if name.partition(".")[0] in groups - {"features", "spark"}:  # folders, and options of Spark itself
                 found = name in described or any(key.startswith(f"{name}.") for key in described)
                 assert found, f"{document.name} names the setting {name}"
 
