@@ -45,8 +45,9 @@ lint: setup
 	@$(BIN)/lint-imports --verbose 2>&1 | tail -n 12; exit $${PIPESTATUS[0]}
 
 docs: setup ## write docs/tables.md and docs/settings.md anew
-	@$(BIN)/python -m jobs.describe_tables > docs/tables.md
-	@$(BIN)/python -m jobs.describe_settings > docs/settings.md
+	@$(BIN)/python -m jobs.describe_tables --config conf/complete_journey.yaml --config conf/local.yaml \
+	    > docs/tables.md
+	@$(BIN)/python -m jobs.describe_settings --config conf/base.yaml > docs/settings.md
 
 package: setup ## the zip for --py-files and a wheel, into dist
 	@mkdir -p dist && rm -f dist/tiercast.zip

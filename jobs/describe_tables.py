@@ -1,15 +1,25 @@
-"""Prints docs/tables.md: every table's columns, for the Complete Journey settings."""
+"""Prints docs/tables.md: every table with its columns, as the settings make them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from features.building import snapshots
 from features.kernel.aggregates import aggregate_columns
 from features.storage import schemas
 from features.storage.tables_page import tables_page
+from jobs.running.command import parser, print_page
 from jobs.running.settings import Settings
 from jobs.running.settings_files import load
+
+ARGUMENTS = parser(
+    "describe_tables",
+    reads="the settings.",
+    writes="a Markdown page to the standard output.",
+    example="--config conf/complete_journey.yaml --config conf/local.yaml",
+    as_of=None,
+)
 
 
 def page(settings: Settings) -> str:
@@ -36,5 +46,10 @@ def page(settings: Settings) -> str:
     )
 
 
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job."""
+    return print_page(ARGUMENTS, lambda options: page(load(options.config, options.set)), argv)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(page(load(["conf/complete_journey.yaml", "conf/local.yaml"])))
+    sys.exit(entry())

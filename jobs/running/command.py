@@ -48,14 +48,31 @@ def parser(name: str, reads: str, writes: str, example: str, as_of: str | None) 
 
 
 def main(arguments: argparse.ArgumentParser, body: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:
-    """Run a job and return its exit code: 0 done, 2 the user's mistake, 1 a failure."""
+    """Run a job in a Spark session and return its exit code: 0 done, 2 the user's mistake, 1 a failure."""
+
+    def work(options: argparse.Namespace) -> None:
+        settings = load(options.config, options.set)
+        body(Job(settings, _session(settings), options))
+
+    return _exit_code(arguments, work, argv)
+
+
+def print_page(
+    arguments: argparse.ArgumentParser, page: Callable[[argparse.Namespace], str], argv: Sequence[str] | None = None
+) -> int:
+    """Print what a job without Spark writes, and return its exit code; see `main`."""
+    return _exit_code(arguments, lambda options: sys.stdout.write(page(options)), argv)
+
+
+def _exit_code(
+    arguments: argparse.ArgumentParser, work: Callable[[argparse.Namespace], object], argv: Sequence[str] | None
+) -> int:
     options = arguments.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     quiet_tensorflow()  # ranks and workers inherit it
     try:
-        settings = load(options.config, options.set)
-        body(Job(settings, _session(settings), options))
+        work(options)
     except KeyboardInterrupt:
         log.error("interrupted; run the same command again to go on")
         return 130

@@ -23,15 +23,20 @@ def load(paths: Sequence[str], overrides: Sequence[str] = ()) -> Settings:
     Raises:
         SettingsError: every mistake with the key's path, the value and what is allowed.
     """
+    try:
+        return Settings.model_validate(read(paths, overrides))
+    except ValidationError as error:
+        raise SettingsError(list(_describe(error))) from None
+
+
+def read(paths: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the files say together, not validated; see `load`."""
     merged: dict[str, Any] = {}
     for path in paths:
         merged = _merge(merged, _read(Path(path), ()))
     for override in overrides:
         merged = _merge(merged, _parse_override(override))
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(list(_describe(error))) from None
+    return merged
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

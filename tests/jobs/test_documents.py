@@ -10,9 +10,10 @@ import pytest
 from pydantic import Field, create_model
 
 from features.core.strict import Strict
-from jobs import describe_settings, describe_tables
+from jobs import describe_tables
+from jobs.running import settings_page
 from jobs.running.settings import Settings
-from jobs.running.settings_files import load
+from jobs.running.settings_files import load, read
 from tests.data.programme import CHECKOUT
 
 ROOTS = "bench|conf|docs|features|jobs|setup|tests|training"
@@ -29,23 +30,23 @@ def test_tables_page_is_written_from_the_schemas() -> None:
 
 
 def test_settings_page_is_written_from_the_settings() -> None:
-    base = describe_settings.read_base(CHECKOUT / "conf/base.yaml")
+    base = read([str(CHECKOUT / "conf/base.yaml")])
     written = (CHECKOUT / "docs/settings.md").read_text(encoding="utf-8")
-    assert written == describe_settings.page(base), "run `make docs`"
+    assert written == settings_page.settings_page(base), "run `make docs`"
 
 
 def test_every_key_of_the_shared_yaml_is_on_the_settings_page() -> None:
     page = (CHECKOUT / "docs/settings.md").read_text(encoding="utf-8")
     described = re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)
-    for key in _keys(describe_settings.read_base(CHECKOUT / "conf/base.yaml")):
+    for key in _keys(read([str(CHECKOUT / "conf/base.yaml")])):
         assert any(key == name or key.startswith(f"{name}.") for name in described), key
 
 
 def test_a_setting_without_a_description_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     below = create_model("Below", __base__=Strict, told=(int, Field(description="a count")), silent=(int, 1))
-    monkeypatch.setattr(describe_settings, "Settings", create_model("Above", __base__=Settings, below=(below, ...)))
+    monkeypatch.setattr(settings_page, "Settings", create_model("Above", __base__=Settings, below=(below, ...)))
     with pytest.raises(ValueError, match=r"below\.silent"):
-        describe_settings.page({})
+        settings_page.settings_page({})
 
 
 def test_every_link_leads_to_a_file() -> None:
