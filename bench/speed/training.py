@@ -21,7 +21,7 @@ from pyspark.sql import functions as f
 
 from bench.speed.scoring import SETTINGS
 from features.core.contract import Contract
-from training.examples.batches import training_batches
+from training.examples.batches import Shuffle, training_batches
 from training.examples.labelled_rows import Chosen, EncodedRows, TensorMaker
 from training.fitting.forecasting import compiled_steps
 from training.fitting.plan import Plan
@@ -175,7 +175,8 @@ def _measure_feed(plan: Plan) -> dict[str, float]:
 
     def batches() -> Iterator[Tensors]:
         s = plan.settings
-        return training_batches(plan.training, encoded, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
+        shuffle = Shuffle(s.shuffle_rows, s.by_length, s.seed, 0)
+        return training_batches(plan.training, encoded, 0, 1, s.global_batch, shuffle)
 
     ready = list(batches())
     sources: dict[str, Callable[[], Iterable[Any]]] = {

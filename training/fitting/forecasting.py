@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from features.core.contract import INACTIVE, VALUE
 from training.examples import labelled_rows
-from training.examples.batches import training_batches, validation_batches
+from training.examples.batches import Shuffle, training_batches, validation_batches
 from training.examples.labelled_rows import TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT
 from training.fitting.plan import Plan
 from training.inputs.column_names import MEMBER
@@ -33,10 +33,8 @@ class Forecasting:
     def training(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """The tensors of shuffled rows."""
         settings = plan.settings
-        return training_batches(
-            plan.training, encoded, rank, settings.ranks, settings.global_batch, settings.shuffle_rows,
-            settings.by_length, settings.seed, epoch,
-        )  # fmt: skip
+        shuffle = Shuffle(settings.shuffle_rows, settings.by_length, settings.seed, epoch)
+        return training_batches(plan.training, encoded, rank, settings.ranks, settings.global_batch, shuffle)
 
     def validation(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int) -> Iterator[Tensors]:
         """The tensors of all rows."""

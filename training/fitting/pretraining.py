@@ -17,7 +17,7 @@ import numpy as np
 
 from features.core.contract import Contract
 from training.examples import labelled_rows
-from training.examples.batches import training_batches, validation_batches
+from training.examples.batches import Shuffle, training_batches, validation_batches
 from training.examples.shards import ShardSet
 from training.fitting.plan import Plan
 from training.fitting.slices import sliced
@@ -185,10 +185,8 @@ class Pretraining:
         """Slices of shuffled rows, drawn by (seed, epoch, step, shard)."""
         settings = plan.settings
         shards = plan.training.of_rank(rank, settings.ranks)
-        batches = training_batches(
-            plan.training, encoded, rank, settings.ranks, settings.global_batch, settings.shuffle_rows,
-            settings.by_length, settings.seed, epoch,
-        )  # fmt: skip
+        shuffle = Shuffle(settings.shuffle_rows, settings.by_length, settings.seed, epoch)
+        batches = training_batches(plan.training, encoded, rank, settings.ranks, settings.global_batch, shuffle)
         for step, batch in enumerate(batches):
             yield sliced(batch, [_random(settings.seed, epoch, step, shard) for shard in shards], self.settings)
 
