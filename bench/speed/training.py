@@ -34,6 +34,7 @@ from training.settings.fitting import TrainingSettings
 from training.settings.judging import CalibrationSettings, DriftBounds, DriftSettings, GateSettings
 from training.spark import staging
 from training.spark.train_model import train_model
+from training.spark.training_run import TrainingData, TrainingFolders
 from training.spark.verdicts import Judging
 
 MODEL = ModelSettings(name="hybrid")
@@ -121,9 +122,8 @@ def ranks_speed(
     for number, (name, chosen) in enumerate(ways(dates).items()):
         place, staging = f"{folder}/training-{number}", f"{folder}/staging"
         with on_cores(chosen.ranks):
-            trained = train_model(
-                spark, sequences, outcomes, contract, MODEL, chosen, JUDGING, place, staging, {}, progress=False
-            )
+            data, folders = TrainingData(sequences, outcomes, contract, {}), TrainingFolders(place, staging)
+            trained = train_model(spark, data, MODEL, chosen, JUDGING, folders, progress=False)
         # The first epoch compiles.
         found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
     return found

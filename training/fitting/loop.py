@@ -271,9 +271,8 @@ class _State:
         return ranks.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> dict[str, float]:
-        return _validated(
-            self.learner.objective, self.plan, self.rank, self.learner.validation_step, self.rows.validation
-        )
+        learner = self.learner
+        return _validated(learner.objective, self.plan, self.rank, learner.validation_step, self.rows.validation)
 
 
 def _validated(

@@ -27,12 +27,22 @@ from training.spark.predictors import predictor_of_worker
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """How bundles are judged: settings, and the most validation rows that the driver takes."""
+    """How bundles are judged.
+
+    Attributes:
+        calibration: settings.
+        gate: settings.
+        scoring: sizes of the network's calls.
+        max_rows: most validation rows that the driver takes.
+        publish: whether bundles are judged and `latest` may name them; if not, they are calibrated only, and judged if
+            a later training asks for the same.
+    """
 
     calibration: CalibrationSettings
     gate: GateSettings
     scoring: ScoringSettings
     max_rows: int
+    publish: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
