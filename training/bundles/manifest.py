@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what it was trained on, and what it may score."""
+"""The manifest of a bundle: what it was trained on, how it was judged, and what it may score."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from training.models.create import build_model, start_from
 
 
 class Forecasting:
-    """To forecast the outcome tier; an `Objective`."""
+    """Training to forecast the outcome tier; an `Objective`."""
 
     def network(self, plan: Plan) -> Any:
         """The network, its encoder with pretrained weights where the plan names some."""
@@ -56,8 +56,8 @@ def compiled_steps(
     """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
 
     Rows count by their weight over `mean_weight`, that of all training rows: dividing by that of the batch would make
-    the loss of a row depend on the rank that it is on. Of the tier's loss, `teacher_weight` is that of the teacher's
-    probabilities in place of what came true.
+    the loss of a row depend on the rank that it is on. `teacher_weight` is the share of the tier's loss that compares
+    with the teacher's probabilities, not with the outcome.
     """
     import keras
     import tensorflow as tf

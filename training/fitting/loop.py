@@ -31,7 +31,7 @@ def objective_of(plan: Plan) -> Objective:
 
 
 def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
-    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of the others'."""
+    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of that of the other weights."""
     return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
 
 
@@ -46,7 +46,7 @@ def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> fl
 def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, Any]:
     """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
 
-    The networks of an ensemble are trained one after the other, and what is left is one model that averages them.
+    The networks of an ensemble are trained one after the other; the result is one model that averages them.
 
     Args:
         plan: equal on all ranks.
@@ -205,7 +205,7 @@ class _State:
             variable.assign(value)
 
     def run_epoch(self) -> None:
-        """One pass over the training shards and, where that says something, one over the validation shards."""
+        """One pass over the training shards and, if the epoch is validated, one over the validation shards."""
         began = time.monotonic()
         losses = self._train_epoch()
         seconds = time.monotonic() - began
@@ -231,11 +231,11 @@ class _State:
         if self.plan.until or validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
             self.best = found
-        if not self.plan.until:  # then these rows may have been learned from
+        if not self.plan.until:  # otherwise the validation rows may be among the training rows
             self.progress.epoch(entry)
 
     def _is_judged(self) -> bool:
-        """Whether the epoch at hand is: not where it is known beforehand which is the last, and it is another."""
+        """Whether the running epoch is validated: only the last one where `plan.until` fixes it, otherwise each."""
         return not self.plan.until or self.epochs + 1 == self.last_epoch
 
     def snapshot(self) -> checkpoint.Checkpoint:

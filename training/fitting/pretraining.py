@@ -1,4 +1,4 @@
-"""Pretraining of an encoder on sequences alone: what a step is given, what it loses, and the network around it.
+"""Pretraining of an encoder on sequences alone: its losses, its network and its batches.
 
 Two losses look at the same slices, which are drawn at random from members' sequences. The contrastive one (CoLES,
 Babaev et al., arXiv 2002.08232) wants slices of one member near each other and those of different members apart. The
@@ -29,9 +29,8 @@ from training.models.create import build_model
 from training.settings.fitting import PretrainingSettings
 
 _NUMBERS = "next_numbers"
-_EVENTS = ("channels", "codes", "mask")
 _VALIDATION = 1_000_000_007
-"""Takes the place of the epoch where slices of the validation rows are drawn: they are the same in all epochs."""
+"""In place of the epoch when slices of the validation rows are drawn: they are the same in all epochs."""
 
 _SMALLEST = 1e-12
 
@@ -60,7 +59,7 @@ def contrastive_loss(embeddings: Any, member: Any, margin: float, negatives: int
     itself = ops.eye(ops.shape(member)[1], dtype="bool")[None]
     near = ops.logical_and(counts, ops.logical_and(same, ops.logical_not(itself)))
     far = ops.logical_and(counts, ops.logical_not(same))
-    # Squared distances are at most 4: what is no negative lies behind all that are.
+    # Squared distances are at most 4, so 9 puts pairs that are no negatives behind all negatives.
     nearest = -ops.top_k(-ops.where(far, squared, 9.0), ops.minimum(negatives, ops.shape(member)[1]))[0]
     counted = ops.cast(nearest < 5.0, "float32")
     short = counted * ops.square(ops.maximum(margin - ops.sqrt(nearest), 0.0))
@@ -68,14 +67,14 @@ def contrastive_loss(embeddings: Any, member: Any, margin: float, negatives: int
 
 
 def _mean(values: Any, counted: Any) -> Any:
-    """[G] mean over all but the first axis of what counts, 0 where nothing does."""
+    """[G] mean of the counted values of each group, 0 for a group without any."""
     from keras import ops
 
     return ops.sum(values, axis=(1, 2)) / ops.maximum(ops.sum(counted, axis=(1, 2)), 1.0)
 
 
 def next_event_loss(outputs: Any, batch: Any, numbers: list[int], channels: int) -> tuple[Any, Any]:
-    """The loss of the forecast of each next event, and the share of its categories that are forecast rightly.
+    """The loss of the forecasts of next events, and the share of their categories that is forecast correctly.
 
     Of each event that another one follows: the mean over categorical channels of the negative log-likelihood of the
     next event's code, and the mean over `numbers` of the Huber loss (delta 1) of its normalised value; each a mean over
