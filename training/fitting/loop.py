@@ -21,28 +21,6 @@ from training.models.create import save_model
 from training.settings.fitting import TrainingSettings
 
 
-def objective_of(plan: Plan) -> Objective:
-    """What the plan's training learns."""
-    if plan.pretraining is None:
-        return Forecasting()
-    from training.fitting.pretraining import Pretraining  # it builds on the plan
-
-    return Pretraining(plan.pretraining)
-
-
-def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
-    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of that of the other weights."""
-    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
-
-
-def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
-    """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
-    if step + 1 < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    share = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
-
-
 def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, Any]:
     """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
 
@@ -296,3 +274,25 @@ def _pretrained(plan: Plan, model: Any) -> Sequence[Any]:
     from training.models.layers import encoder_of
 
     return encoder_of(model).trainable_variables if plan.encoder_uri is not None else ()
+
+
+def objective_of(plan: Plan) -> Objective:
+    """What the plan's training learns."""
+    if plan.pretraining is None:
+        return Forecasting()
+    from training.fitting.pretraining import Pretraining  # it builds on the plan
+
+    return Pretraining(plan.pretraining)
+
+
+def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of that of the other weights."""
+    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
+
+
+def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
+    """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
+    if step + 1 < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    share = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
