@@ -58,7 +58,7 @@ def aggregate_rows(
 
 @dataclasses.dataclass(frozen=True)
 class Forecasts:
-    """Forecasts and outcomes, ordered by user: users [n] str, probabilities [n, K], ranks [n] int64."""
+    """Forecasts and outcomes, ordered by member: users [n] str, probabilities [n, K], ranks [n] int64."""
 
     users: Array
     probabilities: Array
@@ -76,7 +76,7 @@ def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract
     known = scores.join(outcomes.select(*keys, OUTCOME_RANK), on=keys, how="inner")
     rows = _by_user(known.orderBy(f.xxhash64("user_id"), "user_id").limit(max_users), OUTCOME_RANK)
     if not rows.num_rows:
-        raise TrainingDataError("no scored user has an outcome at this date: run build_outcomes for it first")
+        raise TrainingDataError("no scored member has an outcome at this date: run build_outcomes for it first")
     probabilities, current = _by_rank(rows, contract)
     return Forecasts(
         users=rows["user_id"].to_numpy(),

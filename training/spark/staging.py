@@ -1,7 +1,7 @@
 """Examples for training: rows of `sequences` with their outcomes, staged as parquet shards under a URI.
 
-One row of a shard is a member at a training or validation date. Shard and place within it are hashes of user, date and
-seed, so that neither the arrangement of the tables nor the number of tasks changes a training.
+One row of a shard is a member at a training or validation date. Shard and place within it are hashes of member, date
+and seed, so that neither the arrangement of the tables nor the number of tasks changes a training.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _shard_writer(schema: pa.Schema, contract: Contract, folder: str, row_group_
 
 
 def _grouped(table: DataFrame, dates: Sequence[dt.date], column: str) -> list[Any]:
-    # Rows of the answer: dates times inputs times contracts or tiers, never users.
+    # Rows of the answer: dates times inputs times contracts or tiers, never members.
     return table.where(f.col(AS_OF).isin(list(dates))).groupBy(AS_OF, "inputs_id", column).count().collect()
 
 
@@ -280,7 +280,7 @@ def _check_dates(table: str, job: str, rows: Sequence[Any], settings: TrainingSe
 def _check_counts(counts: Sequence[Sequence[int]], settings: TrainingSettings) -> None:
     training, validation = counts
     if not sum(validation):
-        raise TrainingDataError(f"no user of the validation date {settings.validation_as_of} has an outcome")
+        raise TrainingDataError(f"no member of the validation date {settings.validation_as_of} has an outcome")
     if not all(training):
         raise TrainingDataError(
             f"{sum(training)} training rows leave {list(training).count(0)} of {settings.shards} shards empty: lower "

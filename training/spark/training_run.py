@@ -148,7 +148,7 @@ def finished(models_uri: str, version: str, job: str = manifest.TRAIN) -> Manife
     """The manifest of a version that is there whole, or None."""
     try:
         return bundle_folder.read_manifest(models_uri, version, job)
-    except BundleError:  # none yet, or damaged: training again mends both
+    except BundleError:  # there is none, or it is damaged: both need a training
         return None
 
 
