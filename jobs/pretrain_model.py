@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from features.storage import delta_tables
 from jobs.running.command import main, parser
 from jobs.running.job import Job, Run
+from jobs.steps.training import folders
 from training.spark.pretrain_model import pretrain_model
-from training.spark.training_run import Trained
+from training.spark.training_run import Trained, TrainingData
 
 ARGUMENTS = parser(
     "pretrain_model",
@@ -31,17 +32,15 @@ def pretrain(job: Job, record: Run) -> Trained:
     """Pretrain and keep in the record which bundle it became."""
     settings = job.settings
     record.versions = {"sequences": delta_tables.version(job.spark, job.existing("sequences"))}
+    sequences = delta_tables.read(job.spark, job.uri("sequences"), record.versions["sequences"])
+    provenance = {"tables": dict(record.versions), "settings": settings.model_dump(mode="json")}
     pretrained = pretrain_model(
         job.spark,
-        delta_tables.read(job.spark, job.uri("sequences"), record.versions["sequences"]),
-        settings.contract,
+        TrainingData(sequences, None, settings.contract, provenance),
         settings.model,
         settings.training,
         settings.pretraining,
-        pretrained_uri=settings.storage.pretrained,
-        staging_uri=settings.storage.staging,
-        provenance={"tables": dict(record.versions), "settings": settings.model_dump(mode="json")},
-        progress=True,
+        folders(settings),
     )
     record.status = "written" if pretrained.created else "unchanged"
     record.counts, record.model_version = pretrained.counts, pretrained.version

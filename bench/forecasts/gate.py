@@ -25,7 +25,7 @@ from jobs.running.job import Job, Run
 from jobs.running.settings_files import load
 from jobs.steps.members import members, sequences_of
 from jobs.steps.scores import Scoring, score
-from jobs.steps.training import judging
+from jobs.steps.training import folders, judging
 from training.bundles.bundle_folder import read_manifest
 from training.bundles.manifest import Manifest
 from training.fitting.ranks import quiet_tensorflow
@@ -36,6 +36,7 @@ from training.judging.verdict import TierCalibration, Verdict
 from training.spark import staging, verdicts
 from training.spark.driver_rows import collect_forecasts
 from training.spark.train_model import train_model
+from training.spark.training_run import TrainingData
 
 TEMPERATURE = 0.3
 SHARE = 5
@@ -56,10 +57,8 @@ class Bench:
         settings = s.training
         if epochs is not None:
             settings = settings.model_copy(update={"epochs": epochs, "warmup_epochs": 0})
-        return train_model(
-            self.job.spark, sequences, outcomes, s.contract, s.model, settings, judging(s),
-            s.storage.models, s.storage.staging, {}, progress=False,
-        ).manifest  # fmt: skip
+        data = TrainingData(sequences, outcomes, s.contract, {})
+        return train_model(self.job.spark, data, s.model, settings, judging(s), folders(s), progress=False).manifest
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as f
 
 from bench.speed.scoring import SETTINGS
 from features.core.contract import Contract
-from training.examples.batches import training_batches
+from training.examples.batches import Shuffle, training_batches
 from training.examples.labelled_rows import Chosen, EncodedRows, TensorMaker
 from training.fitting.forecasting import compiled_steps
 from training.fitting.plan import Plan
@@ -34,6 +34,7 @@ from training.settings.fitting import TrainingSettings
 from training.settings.judging import CalibrationSettings, DriftBounds, DriftSettings, GateSettings
 from training.spark import staging
 from training.spark.train_model import train_model
+from training.spark.training_run import TrainingData, TrainingFolders
 from training.spark.verdicts import Judging
 
 MODEL = ModelSettings(name="hybrid")
@@ -121,9 +122,8 @@ def ranks_speed(
     for number, (name, chosen) in enumerate(ways(dates).items()):
         place, staging = f"{folder}/training-{number}", f"{folder}/staging"
         with on_cores(chosen.ranks):
-            trained = train_model(
-                spark, sequences, outcomes, contract, MODEL, chosen, JUDGING, place, staging, {}, progress=False
-            )
+            data, folders = TrainingData(sequences, outcomes, contract, {}), TrainingFolders(place, staging)
+            trained = train_model(spark, data, MODEL, chosen, JUDGING, folders, progress=False)
         # The first epoch compiles.
         found[name] = statistics.median(e["users_per_second"] for e in trained.manifest.history[1:])
     return found
@@ -175,7 +175,8 @@ def _measure_feed(plan: Plan) -> dict[str, float]:
 
     def batches() -> Iterator[Tensors]:
         s = plan.settings
-        return training_batches(plan.training, encoded, 0, 1, s.global_batch, s.shuffle_rows, s.by_length, s.seed, 0)
+        shuffle = Shuffle(s.shuffle_rows, s.by_length, s.seed, 0)
+        return training_batches(plan.training, encoded, 0, 1, s.global_batch, shuffle)
 
     ready = list(batches())
     sources: dict[str, Callable[[], Iterable[Any]]] = {

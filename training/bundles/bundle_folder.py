@@ -78,25 +78,6 @@ def point_latest(models_uri: str, version: str) -> None:
         places.write_bytes(pointer, content)
 
 
-class BundleReader:
-    """Reads manifests of the bundles in one folder, each version once: its files are hashed once, too.
-
-    A reader is meant for one run of a job, which then works with one manifest of each version from its beginning to its
-    end. `latest` is resolved at each call. A run that writes a bundle needs a new reader afterwards.
-    """
-
-    def __init__(self, models_uri: str, job: str = TRAIN) -> None:
-        self._models_uri, self._job = models_uri, job
-        self._read: dict[str, Manifest] = {}
-
-    def manifest(self, version: str) -> Manifest:
-        """See `read_manifest`, which is called once for each version."""
-        named = _latest(self._models_uri, self._job) if version == LATEST else version
-        if named not in self._read:
-            self._read[named] = read_manifest(self._models_uri, named, self._job)
-        return self._read[named]
-
-
 def read_manifest(models_uri: str, version: str, job: str = TRAIN) -> Manifest:
     """The manifest of a whole bundle, once its files have been compared with their checksums.
 

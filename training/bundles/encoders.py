@@ -69,7 +69,7 @@ def _other_encoder(theirs: ModelSettings, mine: ModelSettings) -> list[str]:
     return [f"model.parameters.{name}: {one!r} against {other!r}" for name, one, other in pairs if one != other]
 
 
-def _refuse(manifest: Manifest, problems: list[str], mend: str) -> None:
+def _refuse(manifest: Manifest, problems: list[str], advice: str) -> None:
     if problems:
         listed = "\n".join(f"  - {line}" for line in problems)
-        raise BundleError(f"pretrained encoder {manifest.version} does not fit:\n{listed}\n{mend}")
+        raise BundleError(f"pretrained encoder {manifest.version} does not fit:\n{listed}\n{advice}")

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what it was trained on, and what it may score."""
+"""The manifest of a bundle: what it was trained on, how it was judged, and what it may score."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ StoredProfile = Annotated[Profile, BeforeValidator(Profile.from_dict), PlainSeri
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
-    """All that scoring and evaluation need to know of a model beside its weights.
+class TrainedNetwork:
+    """What a training leaves: all that is known of a network beside its weights before it is judged.
 
     Attributes:
         version: name of the bundle.
@@ -39,18 +39,12 @@ class Manifest:
         training_dates: as-of dates of the training rows.
         validation_date: as-of date of the rows that chose the epoch.
         metrics: figures of the training: rows, validation loss and accuracy, best epoch, difference between ranks.
-        history: one entry per epoch, of an ensemble the networks' one after the other.
+        history: one entry per epoch; of an ensemble, those of one network after the other. `member` is the network's
+            number, from 1.
         provenance: Delta versions of the inputs, identity of the rows, all settings.
         libraries: versions of what trained it.
         created_at: UTC, ISO 8601.
         files: SHA-256 of each file.
-        calibration: what mends the network's probabilities; fitted once the bundle is written.
-        profile: what later dates are compared with to find drift; None until it is judged.
-        verdict: whether it is published, and why not; None until it is judged.
-        candidate: the bundle whose epochs it was trained for, that was judged in its place, and to which the figures of
-            validation and the history belong; None: it is that itself. See `training.refit`.
-        job: what wrote it, `TRAIN` or `PRETRAIN`.
-        format: `FORMAT` at the time of writing.
     """
 
     version: str
@@ -65,6 +59,22 @@ class Manifest:
     libraries: Mapping[str, str]
     created_at: str
     files: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest(TrainedNetwork):
+    """All that scoring and evaluation need to know of a model beside its weights.
+
+    Attributes:
+        calibration: corrects the network's probabilities; fitted once the bundle is written.
+        profile: what later dates are compared with to find drift; None until it is judged.
+        verdict: whether it is published, and why not; None until it is judged.
+        candidate: version of the bundle that was judged in its place and chose its epochs, and to which the figures of
+            validation and the history belong; None unless it is a refit. See `training.refit`.
+        job: what wrote it, `TRAIN` or `PRETRAIN`.
+        format: `FORMAT` at the time of writing.
+    """
+
     calibration: Calibration
     profile: StoredProfile | None = None
     verdict: Verdict | None = None

@@ -8,6 +8,7 @@ that a setting allows to be kept for the next epoch.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,35 +22,38 @@ from training.examples.shards import ShardSet, open_shard
 from training.inputs.tensors import Tensors
 
 
+@dataclasses.dataclass(frozen=True)
+class Shuffle:
+    """In which order the rows of an epoch come.
+
+    Attributes:
+        rows: of each shard's shuffle buffer.
+        by_length: put rows of similar length together, which leaves less padding.
+        seed: of the whole training.
+        epoch: from 0.
+    """
+
+    rows: int
+    by_length: bool
+    seed: int
+    epoch: int
+
+
 def training_batches(
-    shards: ShardSet,
-    encoded: EncodedRows,
-    rank: int,
-    ranks: int,
-    global_batch: int,
-    shuffle_rows: int,
-    by_length: bool,
-    seed: int,
-    epoch: int,
+    shards: ShardSet, encoded: EncodedRows, rank: int, ranks: int, global_batch: int, shuffle: Shuffle
 ) -> Iterator[Tensors]:
     """The rank's tensors of each step of an epoch, shuffled by (seed, epoch, shard).
 
     Args:
         shards: the training split.
-        encoded: how rows become numbers and tensors; of all epochs.
+        encoded: how rows become numbers and tensors, the same object in all epochs.
         rank: this rank.
         ranks: how many there are; must divide the shards.
         global_batch: rows of a step over all ranks.
-        shuffle_rows: rows of each shard's shuffle buffer.
-        by_length: put rows of similar length together, which leaves less padding.
-        seed: of the whole training.
-        epoch: from 0.
+        shuffle: in which order rows come.
     """
     share = shards.rows_per_batch(global_batch)
-    streams = [
-        _endless(shards.uris[number], encoded, share, shuffle_rows, by_length, (seed, epoch, number))
-        for number in shards.of_rank(rank, ranks)
-    ]
+    streams = [_endless(shards.uris[k], k, encoded, share, shuffle) for k in shards.of_rank(rank, ranks)]
     for _ in range(shards.steps(global_batch)):
         yield encoded.make.tensors(Chosen.joined([next(stream) for stream in streams]))
 
@@ -115,19 +119,17 @@ def prefetch(batches: Iterator[Tensors], ahead: int) -> Iterator[Tensors]:
         thread.join()
 
 
-def _endless(
-    address: str, encoded: EncodedRows, rows: int, shuffle_rows: int, by_length: bool, seed: tuple[int, int, int]
-) -> Iterator[Chosen]:
-    """Exactly `rows` rows at a time; after the last row the shard starts over in a new order.
+def _endless(address: str, shard: int, encoded: EncodedRows, rows: int, shuffle: Shuffle) -> Iterator[Chosen]:
+    """Exactly `rows` rows of a shard at a time; after its last row it starts over in a new order.
 
     By length, each buffer is cut into slices of rows of similar length. Slices are given in an order that is the same
     for all shards, so the rows that meet in a global batch are of similar length too.
     """
     left: list[Chosen] = []
-    lap = 0
+    lap, seed = 0, (shuffle.seed, shuffle.epoch)
     while True:
         held: list[Chosen] = []
-        buffers = _shuffled(address, encoded, shuffle_rows, np.random.default_rng([*seed, lap]))
+        buffers = _shuffled(address, encoded, shuffle.rows, np.random.default_rng([*seed, shard, lap]))
         for number, buffer in enumerate(buffers):
             pool = Chosen.joined([*left, buffer])
             if left and len(pool) < rows:
@@ -138,9 +140,9 @@ def _endless(
                 left, pool = [], pool.at(slice(rows, None))
             pool = Chosen.joined([*held, pool])
             order: Sequence[int] | Ints = range(len(pool) // rows)
-            if by_length:
+            if shuffle.by_length:
                 pool = pool.at(np.argsort(pool.lengths, kind="stable"))
-                order = np.argsort(np.random.default_rng([*seed[:2], lap, number]).random(len(order)))
+                order = np.argsort(np.random.default_rng([*seed, lap, number]).random(len(order)))
             for k in order:
                 yield pool.at(slice(k * rows, (k + 1) * rows))
             held = [rest] if len(rest := pool.at(slice(len(order) * rows, None)).alone()) else []

@@ -1,4 +1,4 @@
-"""How much an example counts: what many as-of dates say of one member, or of one stretch of time, is said once.
+"""Weights of examples, so that a member, or a time span, with many as-of dates does not count many times.
 
 Outcome windows of neighbouring dates overlap, so weekly dates repeat what monthly ones say, and a member who was known
 at twenty dates is seen twenty times. With `by_user` an example counts as the share of its outcome window that no other
@@ -15,9 +15,9 @@ import numpy as np
 
 
 def uniqueness(dates: Sequence[dt.date], horizon_days: int) -> dict[dt.date, float]:
-    """Of each date the mean over the days of its outcome window of 1 / how many windows hold that day; 0..1.
+    """For each date: the mean, over the days of its outcome window, of 1 / the number of windows with that day; 0..1.
 
-    Times `horizon_days`, they add up to the days that are in any window.
+    Times `horizon_days`, they add up to the number of days that are in any window.
     """
     starts = np.array([date.toordinal() for date in dates])
     days = np.arange(starts.min(), starts.max() + horizon_days)

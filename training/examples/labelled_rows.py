@@ -17,7 +17,7 @@ from training.inputs.tensors import Encoded, Tensors, trimmed
 
 TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT = "target_tier", "target_log_value", "target_weight"
 TAUGHT = "target_taught"
-"""Tensor [n, K]: probabilities of a teacher, that are learned beside the outcome."""
+"""Tensor [n, K]: probabilities of a teacher, which are learned beside the outcome."""
 
 
 def target_tensor(target: str) -> str:
@@ -29,7 +29,7 @@ def target_tensor(target: str) -> str:
 class Labelled:
     """n encoded rows and what came true.
 
-    `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32, what the row counts;
+    `outcome_rank` [n] int32; `log_value` [n] float32, log1p of the value; `weight` [n] float32;
     `member` [n] int64 tells rows of one member; `targets` by the names of their tensors: [n] int32 each, and `TAUGHT`.
     """
 
@@ -81,7 +81,7 @@ class Chosen:
         return Chosen(self.buffers, self.buffer[rows], self.place[rows])
 
     def alone(self) -> Chosen:
-        """The same rows without the buffers that none of them is in, so that these can be freed."""
+        """The same rows without the buffers that hold none of them, so that these can be freed."""
         used, buffer = np.unique(self.buffer, return_inverse=True)
         return Chosen(tuple(self.buffers[k] for k in used), buffer, self.place)
 
@@ -157,7 +157,7 @@ class TensorMaker:
 class EncodedRows:
     """Row groups of a rank's shards as numbers, kept from one epoch to the next up to a number of rows.
 
-    What lies beyond is read and encoded again in each epoch, so memory stays flat whatever the shards hold.
+    Further rows are read and encoded again in each epoch, so memory does not grow with the shards.
     """
 
     def __init__(self, make: TensorMaker, most_rows: int) -> None:

@@ -28,7 +28,7 @@ class ShardSet:
     Attributes:
         uris: one parquet file per shard.
         rows: rows of each.
-        mean_weight: of all these rows; a loss divided by it is that of rows that count 1 on average.
+        mean_weight: of all these rows; a loss is divided by it, so that rows count 1 on average.
     """
 
     uris: tuple[str, ...]
@@ -81,7 +81,7 @@ def open_shard(address: str) -> closing[pq.ParquetFile]:
 
 
 def example_schema(contract: Contract, targets: Sequence[str] = ()) -> pa.Schema:
-    """Arrow types of a staged example: what tensors are made of, the outcome, what it counts, and whose it is.
+    """Arrow types of a staged example: inputs of the tensors, the outcome, its weight, and a hash of its member.
 
     `targets` are those of `model.targets`.
     """

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from features.core.contract import INACTIVE, VALUE
 from training.examples import labelled_rows
-from training.examples.batches import training_batches, validation_batches
+from training.examples.batches import Shuffle, training_batches, validation_batches
 from training.examples.labelled_rows import TARGET_TIER, TARGET_VALUE, TARGET_WEIGHT
 from training.fitting.plan import Plan
 from training.inputs.column_names import MEMBER
@@ -16,7 +16,7 @@ from training.models.create import build_model, start_from
 
 
 class Forecasting:
-    """To forecast the outcome tier; an `Objective`."""
+    """Training to forecast the outcome tier; an `Objective`."""
 
     def network(self, plan: Plan) -> Any:
         """The network, its encoder with pretrained weights where the plan names some."""
@@ -33,10 +33,8 @@ class Forecasting:
     def training(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
         """The tensors of shuffled rows."""
         settings = plan.settings
-        return training_batches(
-            plan.training, encoded, rank, settings.ranks, settings.global_batch, settings.shuffle_rows,
-            settings.by_length, settings.seed, epoch,
-        )  # fmt: skip
+        shuffle = Shuffle(settings.shuffle_rows, settings.by_length, settings.seed, epoch)
+        return training_batches(plan.training, encoded, rank, settings.ranks, settings.global_batch, shuffle)
 
     def validation(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int) -> Iterator[Tensors]:
         """The tensors of all rows."""
@@ -58,8 +56,8 @@ def compiled_steps(
     """Compiled training step (mean loss) and validation step (summed log-loss, correct rows, rows).
 
     Rows count by their weight over `mean_weight`, that of all training rows: dividing by that of the batch would make
-    the loss of a row depend on the rank that it is on. Of the tier's loss, `teacher_weight` is that of the teacher's
-    probabilities in place of what came true.
+    the loss of a row depend on the rank that it is on. `teacher_weight` is the share of the tier's loss that compares
+    with the teacher's probabilities, not with the outcome.
     """
     import keras
     import tensorflow as tf

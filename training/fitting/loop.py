@@ -21,32 +21,10 @@ from training.models.create import save_model
 from training.settings.fitting import TrainingSettings
 
 
-def objective_of(plan: Plan) -> Objective:
-    """What the plan's training learns."""
-    if plan.pretraining is None:
-        return Forecasting()
-    from training.fitting.pretraining import Pretraining  # it builds on the plan
-
-    return Pretraining(plan.pretraining)
-
-
-def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
-    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of the others'."""
-    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
-
-
-def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
-    """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
-    if step + 1 < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    share = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
-
-
 def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None = None) -> dict[str, Any]:
     """Train with all ranks until the last epoch or the patience ends; the first rank leaves `model.keras`.
 
-    The networks of an ensemble are trained one after the other, and what is left is one model that averages them.
+    The networks of an ensemble are trained one after the other; the result is one model that averages them.
 
     Args:
         plan: equal on all ranks.
@@ -63,7 +41,7 @@ def train(plan: Plan, after_epoch: Callable[[Mapping[str, float]], None] | None 
     rank = ranks.start(plan.settings.mixed_precision)
     rows = _Rows.of(plan)
     trained = [_train_network(plan, number, rank, rows, after_epoch) for number in range(plan.settings.ensemble)]
-    model = ensemble([network.model for network in trained])
+    model = ensemble([network.learner.model for network in trained])
     difference = ranks.largest_difference(model.variables)
     if rank.first:
         save_model(model, plan.model_uri)
@@ -114,8 +92,34 @@ def _train_network(
             checkpoint.save(state.snapshot(), state.plan.checkpoint_uri)
         if after_epoch is not None:
             after_epoch(state.history[-1])
-    state.restore(state.model.variables, state.best)
+    state.restore(state.learner.model.variables, state.best)
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learner:
+    """A network and what trains it: see `Objective`; `encoder_rate` is a TensorFlow variable."""
+
+    objective: Objective
+    model: Any
+    optimizer: Any
+    encoder_rate: Any
+    train_step: Callable[..., Any]
+    validation_step: Callable[..., Any]
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Learner:
+        """Build the network and compile its steps."""
+        import tensorflow as tf
+
+        settings, objective = plan.settings, objective_of(plan)
+        model = objective.network(plan)
+        rate = tf.Variable(1.0, trainable=False)
+        optimizer = ranks.adamw(
+            settings.peak_learning_rate, settings.weight_decay, settings.average_decay, _pretrained(plan, model), rate
+        )
+        optimizer.build(model.trainable_variables)
+        return cls(objective, model, optimizer, rate, *objective.steps(model, optimizer, plan))
 
 
 @dataclasses.dataclass
@@ -125,12 +129,7 @@ class _State:
     plan: Plan
     number: int
     rank: ranks.Rank
-    objective: Objective
-    model: Any
-    optimizer: Any
-    encoder_rate: Any
-    train_step: Callable[..., Any]
-    validation_step: Callable[..., Any]
+    learner: _Learner
     progress: ProgressFile
     rows: _Rows
     best: list[Array] = dataclasses.field(default_factory=list)
@@ -142,18 +141,9 @@ class _State:
     @classmethod
     def start(cls, plan: Plan, number: int, rank: ranks.Rank, rows: _Rows) -> _State:
         """Build the network, take up a checkpoint if there is one, and give all ranks the same state."""
-        import tensorflow as tf
-
-        settings, objective = plan.settings, objective_of(plan)
-        model = objective.network(plan)
-        rate = tf.Variable(1.0, trainable=False)
-        optimizer = ranks.adamw(
-            settings.peak_learning_rate, settings.weight_decay, settings.average_decay, _pretrained(plan, model), rate
-        )
-        optimizer.build(model.trainable_variables)
-        steps = objective.steps(model, optimizer, plan)
-        progress = ProgressFile(plan.progress_uri)
-        state = cls(plan, number, rank, objective, model, optimizer, rate, *steps, progress, rows)
+        learner = _Learner.of(plan)
+        model, optimizer = learner.model, learner.optimizer
+        state = cls(plan, number, rank, learner, ProgressFile(plan.progress_uri), rows)
         found = checkpoint.load(plan.checkpoint_uri, plan.key)
         # All ranks read the same file; that they found the same epoch is checked, not assumed.
         first = ranks.broadcast_number(found.epochs if found else 0)
@@ -193,14 +183,14 @@ class _State:
             variable.assign(value)
 
     def run_epoch(self) -> None:
-        """One pass over the training shards and, where that says something, one over the validation shards."""
+        """One pass over the training shards and, if the epoch is validated, one over the validation shards."""
         began = time.monotonic()
         losses = self._train_epoch()
         seconds = time.monotonic() - began
         rows = self.plan.training.steps(self.plan.settings.global_batch) * self.plan.settings.global_batch
-        with ranks.averaged(self.model, self.optimizer):
+        with ranks.averaged(self.learner.model, self.learner.optimizer):
             validation = self._validate() if self._is_judged() else {}
-            found = [np.array(v.numpy()) for v in self.model.variables]
+            found = [np.array(v.numpy()) for v in self.learner.model.variables]
         validation_loss = validation.get("validation_loss", self.best_loss)
         if validation and not math.isfinite(validation_loss):
             raise RuntimeError(
@@ -211,7 +201,7 @@ class _State:
             "epoch": float(self.epochs + 1),
             "loss": losses,
             **validation,
-            "learning_rate": float(self.optimizer.learning_rate.numpy()),
+            "learning_rate": float(self.learner.optimizer.learning_rate.numpy()),
             "seconds": seconds,
             "users_per_second": rows / seconds,
         }
@@ -219,11 +209,11 @@ class _State:
         if self.plan.until or validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epochs
             self.best = found
-        if not self.plan.until:  # then these rows may have been learned from
+        if not self.plan.until:  # otherwise the validation rows may be among the training rows
             self.progress.epoch(entry)
 
     def _is_judged(self) -> bool:
-        """Whether the epoch at hand is: not where it is known beforehand which is the last, and it is another."""
+        """Whether the running epoch is validated: only the last one where `plan.until` fixes it, otherwise each."""
         return not self.plan.until or self.epochs + 1 == self.last_epoch
 
     def snapshot(self) -> checkpoint.Checkpoint:
@@ -231,8 +221,8 @@ class _State:
         return checkpoint.Checkpoint(
             key=self.plan.key,
             epochs=self.epochs,
-            model=[np.array(v.numpy()) for v in self.model.variables],
-            optimizer=[np.array(v.numpy()) for v in self.optimizer.variables],
+            model=[np.array(v.numpy()) for v in self.learner.model.variables],
+            optimizer=[np.array(v.numpy()) for v in self.learner.optimizer.variables],
             best=self.best,
             best_loss=self.best_loss,
             best_epoch=self.best_epoch,
@@ -242,16 +232,16 @@ class _State:
     def _train_epoch(self) -> float:
         settings, shards = self.plan.settings, self.plan.training
         steps = shards.steps(settings.global_batch)
-        batches = self.objective.training(self.plan, self.rows.training, self.rank.number, self.epochs)
-        self.encoder_rate.assign(encoder_rate(settings, self.epochs))
+        batches = self.learner.objective.training(self.plan, self.rows.training, self.rank.number, self.epochs)
+        self.learner.encoder_rate.assign(encoder_rate(settings, self.epochs))
         loss_sum, seen, began = 0.0, 0, time.monotonic()
         before, all_steps = self.number * settings.epochs * steps, settings.ensemble * settings.epochs * steps
         for batch in prefetch(batches, settings.prefetch_batches):
             done = self.epochs * steps + seen
-            self.optimizer.learning_rate = learning_rate(
+            self.learner.optimizer.learning_rate = learning_rate(
                 done, settings.epochs * steps, settings.warmup_epochs * steps, settings.peak_learning_rate
             )
-            loss_sum += float(self.train_step(batch))
+            loss_sum += float(self.learner.train_step(batch))
             seen += 1
             if self.rank.first:
                 speed = seen * settings.global_batch / (time.monotonic() - began)
@@ -259,7 +249,8 @@ class _State:
         return ranks.sums([loss_sum])[0] / (seen * self.rank.count)
 
     def _validate(self) -> dict[str, float]:
-        return _validated(self.objective, self.plan, self.rank, self.validation_step, self.rows.validation)
+        learner = self.learner
+        return _validated(learner.objective, self.plan, self.rank, learner.validation_step, self.rows.validation)
 
 
 def _validated(
@@ -283,3 +274,25 @@ def _pretrained(plan: Plan, model: Any) -> Sequence[Any]:
     from training.models.layers import encoder_of
 
     return encoder_of(model).trainable_variables if plan.encoder_uri is not None else ()
+
+
+def objective_of(plan: Plan) -> Objective:
+    """What the plan's training learns."""
+    if plan.pretraining is None:
+        return Forecasting()
+    from training.fitting.pretraining import Pretraining  # it builds on the plan
+
+    return Pretraining(plan.pretraining)
+
+
+def encoder_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Learning rate of a pretrained encoder in an epoch (from 0), as a share of that of the other weights."""
+    return 0.0 if epoch < settings.frozen_epochs else settings.encoder_rate
+
+
+def learning_rate(step: int, steps: int, warmup_steps: float, peak: float) -> float:
+    """Linear warm-up to `peak` (Goyal et al., arXiv 1706.02677), then a half cosine to zero at `steps`."""
+    if step + 1 < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    share = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))

@@ -41,7 +41,7 @@ class Plan:
         model_uri: where the first rank leaves `model.keras`.
         progress_uri: where it leaves how far it is.
         encoder_uri: the network of a pretrained encoder that the network's own starts from; None: fresh weights.
-        teacher_uri: the `training.fitting.teacher.Teacher` that is learned from beside what came true; None: nobody.
+        teacher_uri: the `training.fitting.teacher.Teacher` that is learned from beside the outcomes; None: no teacher.
         pretraining: how to pretrain the network's encoder, in place of training the network; None: no pretraining.
         until: the epoch after which each network of the ensemble stops, and whose weights are kept; empty: the
             validation rows choose it. They may be among the training rows otherwise.
@@ -77,7 +77,7 @@ class Plan:
         return TensorMaker(self.contract, self.encoding, tensor_width(self.model, self.contract), TRIM, targets)
 
     def training_tensors(self) -> TensorMaker:
-        """How it makes those of training rows, which a teacher may have a say in."""
+        """How it makes those of training rows, with the teacher's probabilities if there is a teacher."""
         if self.teacher_uri is None:
             return self.tensor_maker()
         from training.fitting.teacher import Teacher  # scikit-learn and LightGBM are slow to import
@@ -108,7 +108,7 @@ class Plan:
 
 
 class Objective(Protocol):
-    """What a training learns: its network, its steps and what they are given."""
+    """What a training learns: its network, its steps and their batches."""
 
     def network(self, plan: Plan) -> Any:
         """The Keras model with fresh weights."""
@@ -117,7 +117,7 @@ class Objective(Protocol):
         """Compiled training step (mean loss) and validation step (summed loss, summed share that is right, rows)."""
 
     def training(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int, epoch: int) -> Iterator[Tensors]:
-        """What each step of an epoch of a rank is given; equally many on all ranks."""
+        """The batches of a rank in an epoch; equally many on all ranks."""
 
     def validation(self, plan: Plan, encoded: labelled_rows.EncodedRows, rank: int) -> Iterator[Tensors]:
-        """What the validation steps of a rank are given."""
+        """The validation batches of a rank."""

@@ -1,4 +1,4 @@
-"""How far a training is: the first rank leaves it in a small file, the driver shows it.
+"""The progress of a training: the first rank writes it to a small file, and the driver shows it.
 
 Horovod hands a rank's output to the driver in pieces of 64 KiB, much too late for a progress bar.
 """
@@ -17,7 +17,7 @@ from features.core import places
 from features.core.errors import StorageError
 
 EVERY_SECONDS = 1.0
-"""Least time between two writes, and between two looks."""
+"""Least seconds between two writes, and between two reads."""
 
 
 class ProgressFile:
@@ -59,7 +59,7 @@ class ProgressBar:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressBar:
-        """Start to look."""
+        """Start to watch the file."""
         if self._shown:
             self._thread.start()
         return self

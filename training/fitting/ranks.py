@@ -15,31 +15,31 @@ from typing import Any
 import numpy as np
 
 QUIET_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-"""Environment in which TensorFlow says nothing; to be set before it is imported."""
+"""Environment in which TensorFlow is silent; to be set before it is imported."""
 
 THREADS_PER_RANK = 1
 """CPU threads of a rank: a rank is one Spark task, and Spark counts one core for it."""
 
 _CYCLE_MILLISECONDS = "3"
-"""How often ranks on CPUs look for gradients to exchange: each look takes time of the one core that the step has, at
-Horovod's own 1 ms some hundredths of it, and a fifth where Horovod is not that of `make setup`. A value of the
-environment stands."""
+"""How often ranks on CPUs look for gradients to exchange. Each look takes time from the one core of the step: some
+hundredths of it at Horovod's own 1 ms, and a fifth with a Horovod that `make setup` has not built. A value in the
+environment has priority."""
 
 
 def quiet_tensorflow() -> None:
-    """Let TensorFlow say nothing in this process and those it starts; what the environment says stands."""
+    """Silence TensorFlow in this process and its children; a value in the environment has priority."""
     for name, value in QUIET_TENSORFLOW.items():
         os.environ.setdefault(name, value)
 
 
 def load_keras() -> None:
-    """Import Keras and TensorFlow without what Keras looks for and nothing here asks it for: a third of their time.
+    """Import Keras and TensorFlow without scikit-learn and matplotlib, which saves a third of the time.
 
-    These are its wrappers for scikit-learn and its plots. Call where no other thread imports.
+    Keras imports both if they are installed, for wrappers and plots. Call where no other thread imports.
     """
     absent = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
     for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # to import it fails, which Keras bears
+        sys.modules[name] = None  # type: ignore[assignment]  # importing it fails, which Keras tolerates
     try:
         import keras  # noqa: F401
     finally:
@@ -71,7 +71,7 @@ def start(mixed_precision: bool) -> Rank:
     import keras
     import tensorflow as tf
 
-    # Each training in a process compiles steps of its own, which TensorFlow takes for a mistake.
+    # Each training in a process compiles its own steps, and TensorFlow would warn of that.
     tf.get_logger().setLevel("ERROR")
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
@@ -92,14 +92,14 @@ def start(mixed_precision: bool) -> Rank:
 
 
 def seed(number: int) -> None:
-    """Let fresh weights and dropout follow from a number."""
+    """Set the seed of fresh weights and dropout."""
     import keras
 
     keras.utils.set_random_seed(number)
 
 
 def bound_threads(threads: int) -> None:
-    """Let TensorFlow and pyarrow use `threads` threads; TensorFlow keeps those that it has started already."""
+    """Let TensorFlow and pyarrow use `threads` threads; threads that TensorFlow has already started stay."""
     import pyarrow as pa
     import tensorflow as tf
 
@@ -120,7 +120,7 @@ def adamw(
         weight_decay: decoupled.
         average_decay: above 0 it also keeps a moving average of the weights, see `averaged`.
         slowed: variables that learn at `rate` times the learning rate, and do not decay.
-        rate: a number, or a TensorFlow variable that may be changed between steps; 0: they stay as they are.
+        rate: a number, or a TensorFlow variable that may change between steps; 0: these variables do not learn.
     """
     import horovod.tensorflow as hvd
     import keras
@@ -130,7 +130,7 @@ def adamw(
 
     class DistributedAdamW(keras.optimizers.AdamW):
         def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-            dense = [tf.convert_to_tensor(g) for g in grads]  # embeddings give sparse slices
+            dense = [tf.convert_to_tensor(g) for g in grads]  # gradients of embeddings are sparse slices
             super().apply(hvd.grouped_allreduce(dense, op=hvd.Average), trainable_variables)
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -141,9 +141,9 @@ def adamw(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         use_ema=average_decay > 0,
-        ema_momentum=average_decay or 0.99,  # Keras wants one in its range either way
+        ema_momentum=average_decay or 0.99,  # Keras wants a valid one even if it is not used
     )
-    # Decay towards zero would unlearn what they start from.
+    # Decay towards zero would undo the pretraining.
     optimizer.exclude_from_weight_decay(var_list=list(slowed))
     return optimizer
 

@@ -63,7 +63,7 @@ def cut(tensors: Tensors, first: Ints, taken: Ints, width: int) -> Tensors:
 
 
 def sliced(tensors: Tensors, randoms: list[np.random.Generator], settings: PretrainingSettings) -> Tensors:
-    """What a step is given: slices of the rows of one or more shards.
+    """The batch of a step: slices of the rows of one or more shards.
 
     Args:
         tensors: of G shards' rows, equally many of each, one shard after the other.

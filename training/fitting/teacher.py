@@ -1,7 +1,7 @@
-"""A teacher of the network: boosted trees, whose forecasts are learned beside what came true.
+"""A teacher of the network: boosted trees, whose forecasts are learned beside the outcomes.
 
-What came true is one draw of each member's chances; a teacher's forecast tells more of them. It is asked about members
-that it has not learned from alone, as in stacking (Wolpert 1992): otherwise it would repeat their outcomes. Learning
+An outcome is one draw from a member's chances; a teacher's forecast tells more about them. A teacher forecasts only
+members that it has not learned from, as in stacking (Wolpert 1992): otherwise it would repeat their outcomes. Learning
 from another model's probabilities is distillation (Hinton et al., arXiv 1503.02531); nothing of the teacher is needed
 when scoring.
 """
@@ -59,10 +59,10 @@ class Teacher:
             learned: the rows that the trees are fitted to, once it is known how many trees: the training rows, or more.
             contract: that they follow.
             parts: how many.
-            seed: of what the trees draw.
+            seed: of the trees.
 
         Raises:
-            TrainingDataError: all members are in one part, so that nobody could teach them.
+            TrainingDataError: all members are in one part, so that no trees could teach them.
         """
         tiers, part = len(contract.tiers), _parts(learned, parts)
         if len(np.unique(part)) < 2:

@@ -9,7 +9,7 @@ from features.core.contract import AGE, Contract, array_column
 OUTCOME_RANK, OUTCOME_VALUE, WEIGHT = "outcome_tier_rank", "outcome_value", "weight"
 
 MEMBER = "member"
-"""Column and tensor: a hash of the user, by which rows of one member at several dates are known."""
+"""Column and tensor: a hash of the user, equal for the rows of one member at all dates."""
 NO_OUTCOME = -1
 """Outcome rank of a row without one."""
 

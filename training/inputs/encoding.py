@@ -32,7 +32,7 @@ class Scale(NamedTuple):
         scaled = np.clip(np.asarray(values, np.float32), self.least, self.greatest)
         scaled -= np.float32(self.mean)
         scaled *= np.float32(1 / self.deviation)
-        # Bits of numbers stay, those of NaN become 0: without a branch, of which half would go wrong.
+        # Keeps the bits of numbers and sets those of NaN to 0, without a branch, which is hard to predict here.
         return (scaled.view(np.int32) & (np.isnan(scaled).astype(np.int32) - 1)).view(np.float32)
 
 
@@ -64,7 +64,7 @@ def signed_log(values: Array) -> Array:
     if infinite.any():
         largest = np.where(np.isinf(values), np.float32(np.nan), np.finfo(np.float32).max)
         given = np.where(infinite, np.copysign(largest, given), given)
-    # Not log1p, which takes ten times as long where values are missing; of 1 + |x| no digit that matters is lost.
+    # log1p would take ten times as long where values are missing, and 1 + |x| loses no digit that matters.
     logged = np.abs(given)
     logged += np.float32(1)
     np.log(logged, out=logged)

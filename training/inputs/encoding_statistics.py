@@ -1,7 +1,8 @@
 """Vocabulary and normalisation from training rows, as sums that are added up in a fixed order.
 
 Each shard of the staged examples gives one `Statistics`; adding those up in the order of the shards gives the same
-floating-point numbers whatever the arrangement of the input or the number of tasks. Nothing here grows with users.
+floating-point numbers whatever the arrangement of the input or the number of tasks. Memory does not grow with the
+number of members.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from training.inputs.encoding import Encoding, Scale
 from training.inputs.tensors import aggregate_values, numeric_events
 
 MOST_COUNTED = 200_000
-"""Distinct values of a channel that are counted at once; beyond it the rarest half is forgotten."""
+"""Most distinct values of a channel that are counted; beyond it the rarer half is forgotten."""
 
 
 @dataclasses.dataclass
 class Moments:
-    """Count, sum, sum of squares and range of the finite values (null without one), and how many were missing."""
+    """Count, sum, sum of squares and range (None without any) of the finite values, and the number of missing ones."""
 
     count: int = 0
     total: float = 0.0

@@ -137,7 +137,7 @@ class Encoded:
 
 
 def _whole_batches(rows: pa.Table, contract: Contract) -> list[pa.RecordBatch]:
-    """The rows in as few batches as can be; dictionaries inside arrays cannot be joined, so these stay apart."""
+    """The rows in as few batches as possible: batches with dictionaries inside arrays cannot be joined."""
     kinds = [rows.schema.field(array_column(channel)).type.value_type for channel in contract.categorical]
     whole = rows if any(pa.types.is_dictionary(kind) for kind in kinds) else rows.combine_chunks()
     return whole.to_batches() or [pa.RecordBatch.from_pylist([], schema=rows.schema)]
@@ -162,7 +162,7 @@ def aggregate_inputs(rows: pa.Table | pa.RecordBatch, contract: Contract, encodi
     raw = {name: aggregate_values(rows, name) for name in contract.aggregates}
     scaled = [encoding.aggregates[name].apply(values) for name, values in raw.items()]
     missing = [np.isnan(raw[name]).astype(np.float32) for name in encoding.indicated]
-    return np.ascontiguousarray(np.array([*scaled, *missing]).T)  # in a fifth of the time of np.stack(axis=1)
+    return np.ascontiguousarray(np.array([*scaled, *missing]).T)  # a fifth of the time of np.stack(axis=1)
 
 
 def aggregate_values(rows: pa.Table | pa.RecordBatch, name: str) -> Array:
@@ -226,7 +226,9 @@ def _logged_days(seconds: npt.NDArray[np.int64]) -> Array:
 
 def _fill_channels(found: Array, events: _Events, contract: Contract, encoding: Encoding) -> None:
     """Write the channels of all events into `found` [events, C]."""
-    by_channel = np.empty(found.T.shape, np.float32)  # to write each across all events takes longer than to turn them
+    by_channel = np.empty(
+        found.T.shape, np.float32
+    )  # writing these rows and transposing is faster than writing columns
     logged = _logged(events, contract)
     for place, name in enumerate(["age", "gap", *[None] * 4, *contract.numeric]):
         if name is not None:

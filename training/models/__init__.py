@@ -74,7 +74,7 @@ def further_outputs(name: str, targets: Sequence[str]) -> tuple[str, ...]:
 
 
 def encoder_shape(name: str) -> EncoderShape | None:
-    """What can be pretrained of a model, None where it offers no encoder; raises KeyError for an unknown name."""
+    """The encoder of a model that can be pretrained, or None; raises KeyError for an unknown name."""
     return getattr(model_module(name), "ENCODER", None)
 
 

@@ -55,7 +55,7 @@ def build(shapes: Any, parameters: Parameters) -> Any:
 
 
 def _reach(kernel: int, pool: int) -> tuple[int, int]:
-    """How many pooled steps see the window's edge, and how many events' steps before the first event see any of both.
+    """Pooled steps that depend on the window's edge, and steps before the first event that depend on edge or event.
 
     A convolution sees (kernel - 1) // 2 steps before its own and the others after it. Its zeros beyond the edge are
     what the first one would see anyway; only the second one can tell them from the first one's answer to no events.

@@ -8,7 +8,7 @@ steps) is done at once for all steps, as in Appleyard et al., arXiv 1604.01946. 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -54,17 +54,29 @@ def states(events: Any, kernel: Any, recurrent: Any, bias: Any) -> Any:
 @tf.custom_gradient
 def _states(x: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     of_steps = tf.transpose(x, [1, 0, 2])
-    h, *gates = _forward(of_steps, kernel, recurrent, bias)
+    kept = _forward(of_steps, kernel, recurrent, bias)
 
     def gradient(of_states: Any) -> tuple[Any, ...]:
-        of_events, *of_weights = _backward(tf.transpose(of_states, [1, 0, 2]), of_steps, kernel, recurrent, h, *gates)
+        of_events, *of_weights = _backward(tf.transpose(of_states, [1, 0, 2]), of_steps, kernel, recurrent, kept)
         return tf.transpose(of_events, [1, 0, 2]), *of_weights
 
-    return tf.transpose(h, [1, 0, 2]), gradient
+    return tf.transpose(kept.states, [1, 0, 2]), gradient
 
 
-def _forward(x: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
-    """States h, update and reset gates [W, n, 2 H], candidates c, and h U + b' of the candidate before the reset."""
+class _Kept(NamedTuple):
+    """What the forward pass keeps for the gradient: h, update and reset gates, c, and h U + b' of the candidate.
+
+    Each [W, n, H], but for the gates [W, n, 2 H]. The product is that before the reset.
+    """
+
+    states: Any
+    gates: Any
+    candidates: Any
+    products: Any
+
+
+def _forward(x: Any, kernel: Any, recurrent: Any, bias: Any) -> _Kept:
+    """The states, and what the gradient needs, from events [W, n, E]."""
     units, steps, rows = recurrent.shape[0], tf.shape(x)[0], tf.shape(x)[1]
     (k_gates, k_candidate), (u_gates, u_candidate) = _parted(kernel), _parted(recurrent)
     (b_gates, b_candidate), (c_gates, c_candidate) = _parted(bias[0]), _parted(bias[1])
@@ -83,14 +95,13 @@ def _forward(x: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
     kept = _arrays(x.dtype, steps, units, (1, 2, 1, 1))
     start = tf.zeros([rows, units], x.dtype)
     _, _, *kept = tf.while_loop(lambda t, *_: t < steps, step, (0, start, *kept))
-    return tuple(of.stack() for of in kept)
+    return _Kept(*(of.stack() for of in kept))
 
 
-def _backward(
-    of_states: Any, x: Any, kernel: Any, recurrent: Any, h: Any, gates: Any, candidates: Any, products: Any
-) -> tuple[Any, ...]:
+def _backward(of_states: Any, x: Any, kernel: Any, recurrent: Any, forward: _Kept) -> tuple[Any, ...]:
     """Gradients of events [W, n, E], kernel, recurrent kernel and biases, from that of the states [W, n, H]."""
     units, steps = recurrent.shape[0], tf.shape(x)[0]
+    h, gates, candidates, products = forward
     before = tf.concat([tf.zeros_like(h[:1]), h[:-1]], axis=0)
     u_gates, u_candidate = (tf.transpose(part) for part in _parted(recurrent))
 

@@ -1,4 +1,4 @@
-"""What networks end in: probabilities of the tiers, and the auxiliary value. Imported where a network is built.
+"""Output layers of networks: probabilities of the tiers, and the outcome value. Imported where a network is built.
 
 Every head gives probabilities that are not negative and sum to 1 by construction, and is trained by the one loss of
 `training.fitting.loop`, the logarithm of the outcome tier's probability: for the ordinal heads this is their own
@@ -18,7 +18,7 @@ from training.models.layers import PACKAGE, Shapes
 from training.models.parameters import NetworkParameters
 
 _APART = 3.0
-"""Between two thresholds at first, in logits: who stands in the middle stays with a chance of 0.64."""
+"""Distance of two thresholds before training, in logits: in the middle of a tier a member stays with chance 0.64."""
 
 
 def outputs(features: Any, inputs: dict[str, Any], shapes: Shapes, parameters: NetworkParameters) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def value_head(features: Any) -> Any:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ByTier(keras.layers.Layer):
-    """Scores [n, S] scaled and shifted by what the current tier [n, K] has learned; at first they stay as they are."""
+    """Scores [n, S], scaled and shifted by learned numbers of the current tier [n, K]; unchanged before training."""
 
     def build(self, scores_shape: Any, tier_shape: Any) -> None:
         """A row of scales and one of shifts per tier."""
@@ -90,7 +90,7 @@ class ByTier(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class ConditionalTiers(keras.layers.Layer):
-    """Scores [n, K - 1] to probabilities [n, K]: score k says how likely who reaches tier k goes further.
+    """Scores [n, K - 1] to probabilities [n, K]: score k says how likely a member who reaches tier k goes further.
 
     CORN (Shi et al., arXiv 2111.08851): P(beyond k) = sigmoid(score_0) ... sigmoid(score_k). Its conditional losses,
     each over the rows that reach the tier, add up to the logloss of these probabilities.
@@ -117,9 +117,9 @@ class CumulativeTiers(keras.layers.Layer):
     """
 
     def build(self, scores_shape: Any, tier_shape: Any) -> None:
-        """By current tier: the first threshold, and what the steps to the next ones are the softplus of.
+        """By current tier: the first threshold, then numbers whose softplus is the step to the next threshold.
 
-        At first the place 0 is in the middle of each current tier: a member who says nothing stays.
+        Before training, the place 0 is in the middle of each current tier: a member without any signal stays.
         """
         tiers = tier_shape[-1]
         start = np.full((tiers, tiers - 1), np.log(np.expm1(_APART)))

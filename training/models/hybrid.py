@@ -13,7 +13,7 @@ ENCODER = EncoderShape(parameters=("embedding", "periods", "units"), causal=True
 
 
 class Parameters(JoinedParameters):
-    """Sizes of the network. The defaults are what a search found on the demo's data, see docs/search.md."""
+    """Sizes of the network. The defaults are what a search found on the demo's data, see docs/results/search.md."""
 
     max_events: int = Field(96, ge=1, le=4096, description=EVENTS_IS)
     units: int = Field(64, ge=1, le=4096, description="units of the GRU")

@@ -1,4 +1,4 @@
-"""How what the events say meets the aggregates and the current tier. Imported where a network is built."""
+"""Networks that join their events with the aggregates and the current tier. Imported where a network is built."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def embedded(inputs: dict[str, Any], shapes: Shapes, parameters: JoinedParameter
 def joined(pooled: Any, inputs: dict[str, Any], parameters: JoinedParameters) -> Any:
     """Events [n, P], aggregates and current tier as features [n, dense].
 
-    With `concatenate` they stand side by side. With `gate` the aggregates say first which numbers of the events pass.
-    With `cross` all are multiplied with each other, once per cross layer, before the dense one.
+    With `concatenate` they stand side by side. With `gate` the aggregates first decide how much of each number of the
+    events passes. With `cross` all are multiplied with each other, once per cross layer, before the dense one.
     """
     if parameters.join == "gate":
         standing = keras.layers.Concatenate()([inputs["aggregates"], inputs["tier"]])

@@ -30,7 +30,7 @@ class Shapes:
         width: the largest padded length W; inputs may have any shorter one that holds the events.
         channels: C, numeric channels of an event.
         vocabularies: number of values of each categorical channel.
-        aggregates: A, numbers of a user.
+        aggregates: A, numbers of a member.
         tiers: K.
         targets: what the network forecasts beside the tier, see `features.core.contract.TARGET`.
     """

@@ -1,4 +1,4 @@
-"""Layers that read how old events are, from the channels in which `EventEmbedding` leaves it.
+"""Layers that read the age of events, and the gaps between them, from the embedded events.
 
 They take age and gap from the embedded events, not from the inputs, so that an explanation that cuts the network behind
 its embedding reaches them too. Both channels are logarithms of days, normalised.
@@ -17,8 +17,8 @@ from training.models.layers import PACKAGE
 
 _AGE, _GAP = TIME_CHANNELS.index("age"), TIME_CHANNELS.index("gap")
 _SLOWEST, _FASTEST = 0.25, 2.0
-"""Radians per standard deviation of a channel, which is one turn for ages that differ by a factor of about thirty. Fast
-ones would turn many times on the way from an average member, and attributions need more points then to add up."""
+"""Radians per standard deviation of a channel: about one turn for ages that differ by a factor of thirty. Faster ones
+would turn many times on the path from an average member, and attributions would need more points to add up."""
 
 
 def _frequencies(count: int) -> Any:
@@ -27,7 +27,7 @@ def _frequencies(count: int) -> Any:
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class TimedAttention(keras.layers.Layer):
-    """Attention of events to each other, in which how they meet depends on how far apart in time they are.
+    """Attention between events that depends on how far apart in time they are.
 
     Called with steps [n, W, H], embedded events [n, W, E] and present [n, W]; gives [n, W, H]. Queries and keys are
     turned by phases that follow from an event's age (rotary embedding, Su et al., arXiv 2104.09864, with the logarithm

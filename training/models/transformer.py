@@ -14,8 +14,8 @@ ENCODER = EncoderShape(
 )
 
 _EPSILON = 1.0
-"""What layers add to the variance by which they normalise. With much less, the first trace of an event would decide:
-an average member's events are all zeros, and attributions, which follow the way from there, would not add up."""
+"""Added to the variance when a layer normalises. With a much smaller number the first trace of an event would decide:
+an average member's events are all zeros, and attributions, which follow the path from there, would not add up."""
 
 
 class Parameters(JoinedParameters):
@@ -38,7 +38,7 @@ class Parameters(JoinedParameters):
 def encode(events: Any, present: Any, parameters: Parameters) -> Any:
     """What each event means among the others, [n, W, width], of events [n, W, E] and their mask [n, W].
 
-    Layers that normalise what they read, not what they leave (Xiong et al., arXiv 2002.04745).
+    Layers normalise their inputs, not their outputs (Xiong et al., arXiv 2002.04745).
     """
     import keras
 

@@ -15,15 +15,15 @@ from training.models import TIER
 from training.settings.scoring import ScoringSettings
 
 ROWS_TOGETHER = 64
-"""Calls of a multiple of these rows compute each row alike, bit by bit: so many fill the vectors and blocks of matrix
-products. Fewer would leave fewer empty rows, but change the last digit."""
+"""Calls with a multiple of this number of rows give the same bits for a row: they fill the vectors and blocks of matrix
+products. A smaller number would leave fewer empty rows but change the last digit."""
 
 _CALLS_PADDED = 8
-"""So many calls are padded at once: between calls all that pads has left the processor's caches."""
+"""Number of calls that are padded at once: after each call the processor's caches are cold for padding."""
 
 
 class NetworkCalls:
-    """A loaded network with all that turns rows of `contract` into its inputs, and gives some of its outputs.
+    """A loaded network that is called with rows of `contract` and gives some of its outputs.
 
     Attributes:
         contract: what the rows mean.
@@ -46,7 +46,7 @@ class NetworkCalls:
         self._rows = _rounded_up(settings.model_rows, self._together)
         rows, self._inputs = self._rows if settings.xla else None, list(model.input)
         signature = {n: tf.TensorSpec([rows, *model.input[n].shape[1:]], model.input[n].dtype) for n in self._inputs}
-        # To find the one concrete function anew for each call would take a thirtieth of all.
+        # Looking up the concrete function at each call would take a thirtieth of the time.
         self.network = tf.function(
             lambda batch: _side_by_side(model(batch, training=False), outputs),
             input_signature=[signature],
@@ -72,7 +72,7 @@ class NetworkCalls:
     def calls(self, encoded: Encoded) -> Iterator[tuple[Array, Tensors]]:
         """The rows of each call of the network and their tensors, padded by the rows' own lengths.
 
-        Of up to `model_rows` rows, rounded up to so many that the answers do not depend on it; the last are empty.
+        Up to `model_rows` rows, rounded up so that answers do not depend on their number; the rest are empty.
         """
         step = np.searchsorted(self._widths, np.minimum(encoded.lengths, self._widths[-1]))
         for k in np.unique(step):

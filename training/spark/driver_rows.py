@@ -19,7 +19,7 @@ from training.settings.types import Weights
 from training.spark.staging import EXACT_SUM, KEY_COLUMNS, weighted
 
 _IDS = 1 << 32
-"""How many different first eight hexadecimal digits pseudonyms have."""
+"""Number of different values of the first eight hexadecimal digits of a pseudonym."""
 
 
 def tier_transitions(
@@ -29,7 +29,7 @@ def tier_transitions(
     contract: Contract,
     weights: Weights,
 ) -> Array:
-    """[K, K] float64: weight of the users who went from each current tier (row) to each outcome tier at `dates`."""
+    """[K, K] float64: weight of the members who went from each current tier (row) to each outcome tier at `dates`."""
     known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*KEY_COLUMNS, TIER_RANK)
     outcome = weighted(outcomes, dates, contract, weights).select(*KEY_COLUMNS, OUTCOME_RANK, WEIGHT)
     moves = known.join(outcome, on=KEY_COLUMNS, how="inner").groupBy(TIER_RANK, OUTCOME_RANK)
@@ -47,7 +47,7 @@ def aggregate_rows(
     max_rows: int,
     weights: Weights = "equal",
 ) -> pa.Table:
-    """Aggregates, tier, outcome and weight of up to `max_rows` users and dates, chosen by a hash, by user and date."""
+    """Aggregates, tier, outcome and weight of up to `max_rows` members and dates, chosen by a hash and sorted."""
     known = sequences.where(f.col(AS_OF).isin(list(dates))).select(*KEY_COLUMNS, TIER_RANK, *contract.aggregates)
     outcome = weighted(outcomes, dates, contract, weights).select(*KEY_COLUMNS, OUTCOME_RANK, WEIGHT)
     rows = (
@@ -58,7 +58,7 @@ def aggregate_rows(
 
 @dataclasses.dataclass(frozen=True)
 class Forecasts:
-    """Forecasts beside what came true, ordered by user: users [n] str, probabilities [n, K], ranks [n] int64."""
+    """Forecasts and outcomes, ordered by member: users [n] str, probabilities [n, K], ranks [n] int64."""
 
     users: Array
     probabilities: Array
@@ -67,16 +67,16 @@ class Forecasts:
 
 
 def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract, max_users: int) -> Forecasts:
-    """Forecasts and outcomes of up to `max_users` users, chosen by a hash of the user.
+    """Forecasts and outcomes of up to `max_users` members, chosen by a hash.
 
     Raises:
-        TrainingDataError: no user of the scores has an outcome.
+        TrainingDataError: no member of the scores has an outcome.
     """
     keys = ["user_id", AS_OF]
     known = scores.join(outcomes.select(*keys, OUTCOME_RANK), on=keys, how="inner")
     rows = _by_user(known.orderBy(f.xxhash64("user_id"), "user_id").limit(max_users), OUTCOME_RANK)
     if not rows.num_rows:
-        raise TrainingDataError("no scored user has an outcome at this date: run build_outcomes for it first")
+        raise TrainingDataError("no scored member has an outcome at this date: run build_outcomes for it first")
     probabilities, current = _by_rank(rows, contract)
     return Forecasts(
         users=rows["user_id"].to_numpy(),
@@ -89,7 +89,7 @@ def collect_forecasts(scores: DataFrame, outcomes: DataFrame, contract: Contract
 def collect_scores(scores: DataFrame, contract: Contract, members: int, max_users: int) -> tuple[Array, Array]:
     """Probabilities [n, K] and current ranks [n] of about `max_users` of the scored `members`, all if they are fewer.
 
-    They are those of the lowest ids: pseudonyms are as good as random, and of the other files nothing is read.
+    They have the lowest ids: pseudonyms are as good as random, and files of other members are not read.
     """
     if members > max_users:
         scores = scores.where(f.col("user_id") < f"{max_users * _IDS // members:08x}")

@@ -27,11 +27,11 @@ COLUMNS = (
 )
 _ROWS_PER_CALL = 256
 _PORTIONS_PER_SLOT = 2
-"""Portions of work that a task slot gets, so that none waits long for the other."""
+"""Portions of work for each task slot, so that no slot waits long for another."""
 
 _KINDS = ("parts", "events", "probability", "average")
 _WHOLE = ""
-"""In place of a reason: nothing is taken away."""
+"""In place of a reason: all inputs stay."""
 
 _explainers: dict[tuple[str, str], Any] = {}
 """The explainer of this Python worker, by models URI, and by manifest, settings and averages."""
@@ -119,7 +119,7 @@ def _losses(
     settings: ExplanationSettings,
     scoring: ScoringSettings,
 ) -> Mapping[str, list[float]]:
-    """Of each reason by how much the logloss rises without it, as many times as it is taken away."""
+    """For each reason: how much the log loss rises without it, one figure for each repetition."""
     work_list = [(_WHOLE, 0), *((name, k) for name in reasons_of(manifest) for k in range(settings.repeats))]
 
     def predict(changed: pa.Table) -> Any:

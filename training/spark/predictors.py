@@ -30,6 +30,7 @@ from training.settings.scoring import ScoringSettings
 K = TypeVar("K")
 V = TypeVar("V")
 
+_EMPTY = np.empty(0, object)
 _THREADS_PER_WORKER = 1  # a Python worker is one Spark task, and Spark counts one core for it
 
 _NetworkKey = tuple[str, str, str]
@@ -142,6 +143,3 @@ def _arrow(values: pd.Series, kind: pa.DataType) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])]).astype(np.int32)
     flat = np.concatenate(cells) if cells else _EMPTY
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, from_pandas=True).cast(kind.value_type), kind)
-
-
-_EMPTY = np.empty(0, object)

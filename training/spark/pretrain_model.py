@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from features.core.contract import Contract
 from training.bundles import bundle_folder, manifest
@@ -14,7 +14,7 @@ from training.bundles.encoders import check_can_pretrain
 from training.models.settings import ModelSettings
 from training.settings.fitting import PretrainingSettings, TrainingSettings
 from training.spark import staging
-from training.spark.training_run import Trained, finished, plan_of, trained
+from training.spark.training_run import Trained, TrainingData, TrainingFolders, finished, plan_of, trained
 
 FORMAT = 1
 """Raised when a change of code changes what a pretraining with equal settings gives."""
@@ -28,29 +28,22 @@ _IN_KEY = {
 
 def pretrain_model(
     spark: SparkSession,
-    sequences: DataFrame,
-    contract: Contract,
+    data: TrainingData,
     model: ModelSettings,
     training: TrainingSettings,
     pretraining: PretrainingSettings,
-    pretrained_uri: str,
-    staging_uri: str,
-    provenance: Mapping[str, Any],
+    folders: TrainingFolders,
     progress: bool = True,
 ) -> Trained:
     """Pretrain the encoder of a network and write its bundle, or find the finished bundle of the same pretraining.
 
     Args:
         spark: whose task slots the ranks take, all at once.
-        sequences: the whole table; those of the training dates are learned from, those of the validation date choose
-            the epoch.
-        contract: that the sequences must follow.
+        data: sequences; those of the training dates are learned from, those of the validation date choose the epoch.
         model: the network whose encoder it is.
         training: dates, ranks and the rest of what `pretraining` does not say.
         pretraining: losses, slices and lengths.
-        pretrained_uri: where bundles of pretrained encoders lie.
-        staging_uri: where examples and checkpoints lie.
-        provenance: JSON-ready, kept in the manifest.
+        folders: where bundles, examples and checkpoints lie.
         progress: whether to show a progress bar.
 
     Raises:
@@ -60,19 +53,19 @@ def pretrain_model(
         StorageError: a URI cannot be read or written.
     """
     check_can_pretrain(model, pretraining)
-    settings = pretraining.of(training)
-    identity = staging.data_identity(sequences, None, contract, settings)
+    settings, contract = pretraining.of(training), data.contract
+    identity = staging.data_identity(data.sequences, None, contract, settings)
     key = pretraining_key(contract, model, settings, pretraining, identity)
     version = f"{model.name}-{settings.validation_as_of}-{key}"
-    found = finished(pretrained_uri, version, manifest.PRETRAIN)
+    found = finished(folders.pretrained, version, manifest.PRETRAIN)
     created = found is None
     if found is None:
-        folder = staging.folder_of(staging_uri, contract, settings, identity)
-        examples = staging.stage(sequences, None, contract, settings, folder)
-        plan = plan_of(key, contract, model, settings, examples, staging_uri)
+        folder = staging.folder_of(folders.staging, contract, settings, identity)
+        examples = staging.stage(data.sequences, None, contract, settings, folder)
+        plan = plan_of(key, contract, model, settings, examples, folders.staging)
         plan = dataclasses.replace(plan, pretraining=pretraining)
-        found = trained(spark, plan, version, pretrained_uri, {**provenance, "inputs": identity}, progress)
-    bundle_folder.point_latest(pretrained_uri, version)
+        found = trained(spark, plan, version, folders.pretrained, {**data.provenance, "inputs": identity}, progress)
+    bundle_folder.point_latest(folders.pretrained, version)
     return Trained(version, created, found)
 
 

@@ -68,7 +68,7 @@ def import_paths(spark: SparkSession) -> list[str]:
 
 
 def rank_entry(paths: list[str]) -> Callable[[str], dict[str, Any]]:
-    """What each rank runs. It travels by value, so that it can mend the import path before this package is imported."""
+    """What each rank runs. It travels by value, so that it can set the import path before this package is imported."""
     note = _NOTE
 
     def run(plan_json: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Examples for training: rows of `sequences` with their outcomes, staged as parquet shards under a URI.
 
-One row of a shard is a user at a training or validation date. Shard and place within it are hashes of user, date and
-seed, so that neither the arrangement of the tables nor the number of tasks changes a training.
+One row of a shard is a member at a training or validation date. Shard and place within it are hashes of member, date
+and seed, so that neither the arrangement of the tables nor the number of tasks changes a training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEY_COLUMNS = ["user_id", AS_OF]
 _IN_KEY = {"validation_as_of", "weights", "labelled_share", "shards", "row_group_rows", "vocabulary_size", "seed"}
 EXACT_SUM = "decimal(20,12)"  # sums of doubles would depend on the order in which tasks end
 _PLACES = 1_000_000
-"""Users are dealt to so many places by a hash; the first of them are the labelled share."""
+"""Members are dealt to this many places by a hash; those in the first places are the labelled share."""
 _SUMMARY = "split int, shard int, rows bigint, statistics string"
 
 
@@ -68,7 +68,7 @@ def data_identity(
 ) -> dict[str, Any]:
     """Fingerprints of the rows that a training would read, after checking that they can train.
 
-    Without outcomes, of a pretraining, which reads sequences alone.
+    `outcomes` is None for a pretraining, which reads sequences alone.
 
     Returns:
         JSON-ready: for each table and date the sorted `inputs_id` of its rows.
@@ -184,7 +184,7 @@ def examples(
 ) -> DataFrame:
     """Sequences with outcomes at the training and validation dates; `split` is 0 for training, 1 for validation.
 
-    Of the training rows only the labelled share of the users. With `training.refit` those of the validation date are
+    Training rows are those of the labelled share of the members. With `training.refit` rows of the validation date are
     in both splits. Without outcomes: all sequences, their outcomes null.
     """
     dates = list(settings.all_dates)
@@ -210,9 +210,9 @@ def examples(
 
 
 def weighted(outcomes: DataFrame, dates: Sequence[dt.date], contract: Contract, weights: Weights) -> DataFrame:
-    """Outcomes at some dates with what each of them counts, see `training.examples.example_weights`.
+    """Outcomes at some dates with their weights, see `training.examples.example_weights`.
 
-    The window runs over outcomes alone, which are narrow; they have the users of the sequences of the same date.
+    The window runs over the outcomes alone, which are narrow; they have the same members as the sequences of a date.
     """
     rows = outcomes.where(f.col(AS_OF).isin(list(dates)))
     if weights == "equal":
@@ -253,7 +253,7 @@ def _shard_writer(schema: pa.Schema, contract: Contract, folder: str, row_group_
 
 
 def _grouped(table: DataFrame, dates: Sequence[dt.date], column: str) -> list[Any]:
-    # Rows of the answer: dates times inputs times contracts or tiers, never users.
+    # Rows of the answer: dates times inputs times contracts or tiers, never members.
     return table.where(f.col(AS_OF).isin(list(dates))).groupBy(AS_OF, "inputs_id", column).count().collect()
 
 
@@ -280,7 +280,7 @@ def _check_dates(table: str, job: str, rows: Sequence[Any], settings: TrainingSe
 def _check_counts(counts: Sequence[Sequence[int]], settings: TrainingSettings) -> None:
     training, validation = counts
     if not sum(validation):
-        raise TrainingDataError(f"no user of the validation date {settings.validation_as_of} has an outcome")
+        raise TrainingDataError(f"no member of the validation date {settings.validation_as_of} has an outcome")
     if not all(training):
         raise TrainingDataError(
             f"{sum(training)} training rows leave {list(training).count(0)} of {settings.shards} shards empty: lower "

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from features.core import places
 from features.core.contract import Contract
@@ -21,7 +21,7 @@ from training.settings.fitting import TrainingSettings
 from training.settings.judging import CalibrationSettings
 from training.spark import staging, verdicts
 from training.spark.staging import Examples
-from training.spark.training_run import Trained, finished, plan_of, taught, trained
+from training.spark.training_run import Trained, TrainingData, TrainingFolders, finished, plan_of, taught, trained
 from training.spark.verdicts import Judging
 
 FORMAT = 2
@@ -33,40 +33,27 @@ _OF_TEACHER = {"teacher_weight", "teacher_parts", "teacher_rows"}
 
 def train_model(
     spark: SparkSession,
-    sequences: DataFrame,
-    outcomes: DataFrame,
-    contract: Contract,
+    data: TrainingData,
     model: ModelSettings,
     settings: TrainingSettings,
     judging: Judging,
-    models_uri: str,
-    staging_uri: str,
-    provenance: Mapping[str, Any],
+    folders: TrainingFolders,
     progress: bool = True,
-    pretrained_uri: str = "",
-    publish: bool = True,
 ) -> Trained:
     """Train a model, judge it and write its bundle, or find the finished bundle of the same training.
 
     A bundle that was judged by other bounds, or whose judgement was cut short, is judged again and not trained.
     With `training.refit` that bundle is a candidate: if it is not refused, one with the validation date among its
-    training dates follows, which takes over its verdict and is published, unless its training went wrong.
+    training dates follows. It takes over the candidate's verdict and is published, unless its training went wrong.
 
     Args:
         spark: whose task slots the ranks take, all at once: no dynamic allocation, no speculation.
-        sequences: the whole table; the dates of the settings are chosen here.
-        outcomes: likewise.
-        contract: that the sequences must follow.
+        data: sequences and outcomes.
         model: which network.
         settings: how to train.
         judging: how to calibrate it, and when to publish it.
-        models_uri: where bundles lie.
-        staging_uri: where examples and checkpoints lie; may be emptied when no training runs.
-        provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
+        folders: where bundles, examples and checkpoints lie.
         progress: whether to show a progress bar.
-        pretrained_uri: where bundles of pretrained encoders lie.
-        publish: whether to judge it and let `latest` name it; if not, it is calibrated only, and judged if a later
-            training asks for the same.
 
     Raises:
         BundleError: the pretrained encoder that the settings name is missing, damaged, or does not fit.
@@ -74,65 +61,72 @@ def train_model(
         RankFailedError: a rank failed; its own error is in the message.
         StorageError: a URI cannot be read or written.
     """
-    start = encoders.chosen(pretrained_uri, contract, model, settings)
+    start = encoders.chosen(folders.pretrained, data.contract, model, settings)
     if start is not None:
         settings = settings.model_copy(update={"pretrained": start.version})
-    identity = staging.data_identity(sequences, outcomes, contract, settings, model.targets)
-    work = _Work(
-        spark, sequences, outcomes, contract, model, judging, identity, models_uri, staging_uri,
-        {**provenance, "inputs": identity}, progress, pretrained_uri, start,
-    )  # fmt: skip
-    trained = work.done(settings, publish)
-    if publish and not trained.refused:
-        bundle_folder.point_latest(models_uri, trained.version)
+    identity = staging.data_identity(data.sequences, data.outcomes, data.contract, settings, model.targets)
+    trained = _Work(spark, data, model, judging, folders, progress, identity, start).done(settings)
+    if judging.publish and not trained.refused:
+        bundle_folder.point_latest(folders.models, trained.version)
     return trained
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What the trainings of one call share; see `train_model`."""
+    """What the trainings of one call share; see `train_model`.
+
+    `identity` says which rows are learned from; `start` is the pretrained encoder, if there is one.
+    """
 
     spark: SparkSession
-    sequences: DataFrame
-    outcomes: DataFrame
-    contract: Contract
+    data: TrainingData
     model: ModelSettings
     judging: Judging
-    identity: Mapping[str, Any]
-    models_uri: str
-    staging_uri: str
-    provenance: Mapping[str, Any]
+    folders: TrainingFolders
     progress: bool
-    pretrained_uri: str
+    identity: Mapping[str, Any]
     start: Manifest | None
 
-    def key(self, settings: TrainingSettings) -> str:
-        """See `training_key`."""
-        return training_key(self.contract, self.model, settings, self.judging.calibration, self.identity)
-
-    def version(self, settings: TrainingSettings) -> str:
-        """Name of the bundle."""
-        return f"{self.model.name}-{settings.validation_as_of}-{self.key(settings)}"
-
-    def done(self, settings: TrainingSettings, publish: bool) -> Trained:
+    def done(self, settings: TrainingSettings) -> Trained:
         """The bundle that the settings ask for; with `refit` the candidate where only that passes the gate."""
-        found = self.found(settings, publish)
+        found = self.found(settings)
         if found is not None and not found.refused:
             return found
         alone = settings.model_copy(update={"refit": False})
-        candidate = self.found(alone, publish) or self.candidate(alone, publish)
-        if not settings.refit or (publish and candidate.refused):
+        candidate = self.found(alone) or self.candidate(alone)
+        if not settings.refit or (self.judging.publish and candidate.refused):
             return candidate
-        refit = found or self.refitted(settings, candidate.manifest, publish)
+        refit = found or self.refitted(settings, candidate.manifest)
         return self.without(candidate, refit.manifest) if refit.refused else refit
 
-    def found(self, settings: TrainingSettings, publish: bool) -> Trained | None:
+    def found(self, settings: TrainingSettings) -> Trained | None:
         """The bundle if there is nothing left to do for it."""
-        manifest = finished(self.models_uri, self.version(settings))
+        manifest = finished(self.folders.models, self.version(settings))
         if manifest is None or manifest.verdict is None:
             return None
-        judged = not publish or manifest.verdict.bounds == self.judging.gate.model_dump()
+        judged = not self.judging.publish or manifest.verdict.bounds == self.judging.gate.model_dump()
         return Trained(manifest.version, False, manifest) if judged else None
+
+    def candidate(self, settings: TrainingSettings) -> Trained:
+        """Trained unless it stands already; calibrated and, if it is to be published, judged."""
+        examples = self.examples(settings)
+        manifest, created = self.bundle(settings, examples)
+        place = self.spark, self.folders.models
+        if self.judging.publish:
+            judged = verdicts.judge(*place, manifest, examples.training, examples.validation, self.judging)
+            return Trained(judged.version, True, judged)
+        calibrated = verdicts.calibrate(*place, manifest, examples.validation, self.judging)
+        return Trained(calibrated.version, created, calibrated)
+
+    def refitted(self, settings: TrainingSettings, candidate: Manifest) -> Trained:
+        """The network that has also learned from the validation date, for as many epochs as were best there."""
+        examples = self.examples(settings)
+        manifest, created = self.bundle(settings, examples, candidate)
+        if not self.judging.publish or candidate.verdict is None:
+            return Trained(manifest.version, created, manifest)
+        place, splits = (self.spark, self.folders.models), (examples.training, examples.validation)
+        judged = verdicts.judge_refit(*place, manifest, candidate.verdict, *splits, self.judging)
+        return Trained(judged.version, True, judged)
 
     def without(self, candidate: Trained, refit: Manifest) -> Trained:
         """The candidate, published in place of its refit; its verdict says why."""
@@ -143,36 +137,15 @@ class _Work:
         if note in verdict.notes:
             return candidate
         noted = dataclasses.replace(verdict, notes=(*verdict.notes, note))
-        settled = bundle_folder.settle(self.models_uri, manifest, manifest.calibration, manifest.profile, noted)
+        settled = bundle_folder.settle(self.folders.models, manifest, manifest.calibration, manifest.profile, noted)
         return Trained(settled.version, True, settled)
-
-    def candidate(self, settings: TrainingSettings, publish: bool) -> Trained:
-        """Trained unless it stands already, calibrated and, if it is to be published, judged."""
-        examples = self.examples(settings)
-        manifest, created = self.bundle(settings, examples)
-        if publish:
-            splits = examples.training, examples.validation
-            judged = verdicts.judge(self.spark, self.models_uri, manifest, *splits, self.judging)
-            return Trained(judged.version, True, judged)
-        calibrated = verdicts.calibrate(self.spark, self.models_uri, manifest, examples.validation, self.judging)
-        return Trained(calibrated.version, created, calibrated)
-
-    def refitted(self, settings: TrainingSettings, candidate: Manifest, publish: bool) -> Trained:
-        """The network that has learned from the validation date too, for as long as that date found best."""
-        examples = self.examples(settings)
-        manifest, created = self.bundle(settings, examples, candidate)
-        if not publish or candidate.verdict is None:
-            return Trained(manifest.version, created, manifest)
-        splits = examples.training, examples.validation
-        judged = verdicts.judge_refit(self.spark, self.models_uri, manifest, candidate.verdict, *splits, self.judging)
-        return Trained(judged.version, True, judged)
 
     def bundle(
         self, settings: TrainingSettings, examples: Examples, candidate: Manifest | None = None
     ) -> tuple[Manifest, bool]:
         """The whole bundle, and whether it was trained just now; for a refit the candidate says for how long."""
         version = self.version(settings)
-        manifest = finished(self.models_uri, version)
+        manifest = finished(self.folders.models, version)
         if manifest is not None:
             return manifest, False
         plan = self.plan(settings, examples)
@@ -181,21 +154,31 @@ class _Work:
         if settings.teacher_weight:
             first = self.examples(settings.model_copy(update={"refit": False}))
             plan = taught(plan, first.training, first.validation)
-        return trained(self.spark, plan, version, self.models_uri, self.provenance, self.progress, candidate), True
+        provenance = {**self.data.provenance, "inputs": self.identity}
+        return trained(self.spark, plan, version, self.folders.models, provenance, self.progress, candidate), True
 
     def examples(self, settings: TrainingSettings) -> Examples:
         """The staged rows."""
-        of = self.contract, settings
-        folder = staging.folder_of(self.staging_uri, *of, self.identity, self.model.targets)
-        return staging.stage(self.sequences, self.outcomes, *of, folder, self.model.targets)
+        data, targets = self.data, self.model.targets
+        folder = staging.folder_of(self.folders.staging, data.contract, settings, self.identity, targets)
+        return staging.stage(data.sequences, data.outcomes, data.contract, settings, folder, targets)
 
     def plan(self, settings: TrainingSettings, examples: Examples) -> Plan:
         """The plan, its encoder pretrained if the settings name one."""
-        plan = plan_of(self.key(settings), self.contract, self.model, settings, examples, self.staging_uri)
+        key = self.key(settings)
+        plan = plan_of(key, self.data.contract, self.model, settings, examples, self.folders.staging)
         if self.start is None:
             return plan
-        network = places.join(self.pretrained_uri, self.start.version, bundle_folder.MODEL_FILE)
+        network = places.join(self.folders.pretrained, self.start.version, bundle_folder.MODEL_FILE)
         return dataclasses.replace(plan, encoding=self.start.encoding, encoder_uri=network)
+
+    def version(self, settings: TrainingSettings) -> str:
+        """Name of the bundle."""
+        return f"{self.model.name}-{settings.validation_as_of}-{self.key(settings)}"
+
+    def key(self, settings: TrainingSettings) -> str:
+        """See `training_key`."""
+        return training_key(self.data.contract, self.model, settings, self.judging.calibration, self.identity)
 
 
 def best_epochs(manifest: Manifest) -> tuple[int, ...]:

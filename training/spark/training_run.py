@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from features.core import places
 from features.core.contract import Contract
@@ -24,12 +24,44 @@ from training.spark.staging import Examples
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a training learns from.
+
+    Attributes:
+        sequences: the whole table; a training chooses the dates of its settings.
+        outcomes: likewise; None for a pretraining, which needs none.
+        contract: that the sequences must follow.
+        provenance: JSON-ready, kept in the manifest: Delta versions of the inputs, all settings.
+    """
+
+    sequences: DataFrame
+    outcomes: DataFrame | None
+    contract: Contract
+    provenance: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFolders:
+    """Where a training finds and leaves what it makes.
+
+    Attributes:
+        models: URI under which bundles lie.
+        staging: URI under which examples and checkpoints lie; may be emptied when no training runs.
+        pretrained: URI under which bundles of pretrained encoders lie; empty: there are none.
+    """
+
+    models: str
+    staging: str
+    pretrained: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """What a training left.
 
     Attributes:
         version: of the bundle.
-        created: False if a finished bundle of the same key was there already, and nothing was done.
+        created: False if a finished bundle of the same key was there already and nothing was done.
         manifest: of the bundle.
         counts: `training_rows` and `validation_rows`.
     """
@@ -116,7 +148,7 @@ def finished(models_uri: str, version: str, job: str = manifest.TRAIN) -> Manife
     """The manifest of a version that is there whole, or None."""
     try:
         return bundle_folder.read_manifest(models_uri, version, job)
-    except BundleError:  # none yet, or damaged: training again mends both
+    except BundleError:  # there is none, or it is damaged: both need a training
         return None
 
 

@@ -27,17 +27,27 @@ from training.spark.predictors import predictor_of_worker
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """How bundles are judged: settings, and the most validation rows that the driver takes."""
+    """How bundles are judged.
+
+    Attributes:
+        calibration: settings.
+        gate: settings.
+        scoring: sizes of the network's calls.
+        max_rows: most validation rows that the driver takes.
+        publish: whether bundles are judged and `latest` may name them; if not, they are calibrated only, and judged if
+            a later training asks for the same.
+    """
 
     calibration: CalibrationSettings
     gate: GateSettings
     scoring: ScoringSettings
     max_rows: int
+    publish: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """Forecasts of the validation rows, each a user: shards, ranks [n] int64, and probabilities [n, K] of a network."""
+    """Forecasts of n validation rows, one for each member: shards and ranks [n] int64, and probabilities [n, K]."""
 
     shard: Array
     current: Array
@@ -46,7 +56,7 @@ class Validated:
 
     @property
     def half(self) -> Array:
-        """[n] whether a user is in the first half: what is fitted on one is tried on the other."""
+        """[n] whether a member is in the first half: what is fitted on one half is tried on the other."""
         return np.asarray(self.shard % 2 == 0)
 
 
@@ -60,8 +70,8 @@ def judge(
 ) -> Manifest:
     """Calibrate a bundle, decide whether it is published, and write both to it; returns the new manifest.
 
-    It is judged by probabilities that a calibration fitted on the other half of the users gives, and keeps the
-    calibration fitted on all of them.
+    It is judged by probabilities from a calibration that was fitted on the other half of the members; it keeps the
+    calibration that is fitted on all of them.
 
     Args:
         spark: the session.
@@ -93,8 +103,8 @@ def judge_refit(
 ) -> Manifest:
     """Decide whether a bundle that was trained anew with the validation rows is published; returns the new manifest.
 
-    Its probabilities stay as they are: what the candidate's calibration mends is how the validation date differs from
-    those before it, and this network has learned from that date.
+    Its probabilities are not calibrated: the candidate's calibration corrects how the validation date differs from
+    earlier ones, and this network has learned from that date.
 
     Args:
         spark: the session.
@@ -121,7 +131,7 @@ def rivals_of(
     rows: Validated,
     how: Judging,
 ) -> tuple[dict[str, Array], list[str]]:
-    """Probabilities [n, K] of what a bundle is compared with, and why something is not; see `judge`."""
+    """Probabilities [n, K] of the rivals of a bundle, and why a rival is left out; see `judge`."""
     tiers = len(manifest.contract.tiers)
     rivals = {"markov": cross_fitted_markov(rows.current, rows.outcome, rows.half, tiers)}
     try:
@@ -162,7 +172,7 @@ def _not_comparable(published: Manifest, manifest: Manifest) -> str | None:
 def validated(
     spark: SparkSession, models_uri: str, manifest: Manifest, validation: ShardSet, how: Judging
 ) -> Validated:
-    """A bundle's forecasts of the first rows of each shard, which lie in an order that is as good as random."""
+    """A bundle's forecasts for the first rows of each shard, whose order is as good as random."""
     found = _forecast(spark, models_uri, manifest, validation, how.scoring, how.max_rows, features=False)
     return Validated(found["shard"], found["current"], found["outcome"], found["probabilities"])
 

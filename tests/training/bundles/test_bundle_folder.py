@@ -14,7 +14,7 @@ from features.core import places
 from features.core.errors import BundleError, DateError, StorageError
 from tests.data.training_examples import CONTRACT, SMALL, encoding_of, example_rows, manifest_of
 from training.bundles import bundle_folder
-from training.bundles.bundle_folder import LATEST, MODEL_FILE, BundleReader, read_manifest, settle, write_bundle
+from training.bundles.bundle_folder import LATEST, MODEL_FILE, read_manifest, settle, write_bundle
 from training.bundles.manifest import Manifest, check_fits, check_no_overlap
 from training.judging.calibration import Calibration
 from training.judging.drift import PREDICTED_TIER, Profile
@@ -80,35 +80,6 @@ def test_latest_stays_where_it_is_until_a_bundle_is_published(models: str, manif
     assert refused.profile == PROFILE
     assert refused.verdict is not None
     assert not refused.verdict.published
-
-
-def test_a_reader_reads_a_bundle_once_and_follows_latest(
-    models: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = published(models, manifest, b"one")
-    read = []
-    real = places.read_bytes
-
-    def reading(address: str) -> bytes:
-        read.append(address.removeprefix(f"{models}/"))
-        return real(address)
-
-    monkeypatch.setattr(places, "read_bytes", reading)
-    bundles = BundleReader(models)
-    assert bundles.manifest(LATEST) == first
-    assert bundles.manifest(first.version) is bundles.manifest(LATEST)
-    assert read.count(f"{first.version}/manifest.json") == read.count(f"{first.version}/{MODEL_FILE}") == 1
-    second = published(models, dataclasses.replace(manifest, version="second"), b"two")
-    assert bundles.manifest(LATEST) == second
-
-
-def test_a_reader_refuses_a_damaged_network(models: str, manifest: Manifest) -> None:
-    published(models, manifest, b"weights")
-    Path(models, manifest.version, MODEL_FILE).write_bytes(b"other")
-    bundles = BundleReader(models)
-    for _ in range(2):
-        with pytest.raises(BundleError, match="is damaged"):
-            bundles.manifest(LATEST)
 
 
 def test_no_bundle(models: str) -> None:

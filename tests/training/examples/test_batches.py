@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.training_examples import CONTRACT, example_rows, stage_rows, to_tensors
-from training.examples.batches import prefetch, training_batches, validation_batches
+from training.examples.batches import Shuffle, prefetch, training_batches, validation_batches
 from training.examples.labelled_rows import Chosen, EncodedRows, TensorMaker
 from training.examples.shards import ShardSet, example_schema
 from training.inputs.encoding_statistics import Statistics
@@ -46,7 +46,10 @@ def _ids(batch: Tensors) -> list[float]:
 def _batches(shards: ShardSet, ranks: int, epoch: int = 0, seed: int = 3, by_length: bool = True) -> list[list[float]]:
     """The global batches that `ranks` ranks take together, each sorted."""
     feeds = [
-        [_ids(t) for t in training_batches(shards, EncodedRows(MAKE, 0), r, ranks, 16, 10, by_length, seed, epoch)]
+        [
+            _ids(t)
+            for t in training_batches(shards, EncodedRows(MAKE, 0), r, ranks, 16, Shuffle(10, by_length, seed, epoch))
+        ]
         for r in range(ranks)
     ]
     assert len({len(f) for f in feeds}) == 1, "ranks take different numbers of steps"
@@ -64,8 +67,10 @@ def test_global_batches_are_equal_for_one_two_and_four_ranks(shards: ShardSet, b
 def test_rows_that_are_kept_give_the_same_tensors_as_rows_read_anew(shards: ShardSet, most: int) -> None:
     kept = EncodedRows(MAKE, most)
     for epoch in range(3):
-        anew = training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 16, 10, True, 3, epoch)
-        for found, wanted in zip(training_batches(shards, kept, 0, 1, 16, 10, True, 3, epoch), anew, strict=True):
+        anew = training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 16, Shuffle(10, True, 3, epoch))
+        for found, wanted in zip(
+            training_batches(shards, kept, 0, 1, 16, Shuffle(10, True, 3, epoch)), anew, strict=True
+        ):
             for name, values in wanted.items():
                 np.testing.assert_array_equal(found[name], values)
     assert sum(len(rows.outcome_rank) for rows in kept._kept.values()) <= most
@@ -75,7 +80,9 @@ def test_rows_of_a_batch_are_of_similar_length(tmp_path: Path) -> None:
     shards, _ = stage_rows(example_rows(2000), 0, SHARDS, tmp_path, 50)
 
     def masks(by_length: bool) -> list[np.ndarray]:
-        return [t["mask"] for t in training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 64, 250, by_length, 3, 0)]
+        return [
+            t["mask"] for t in training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 64, Shuffle(250, by_length, 3, 0))
+        ]
 
     def padded(by_length: bool) -> int:
         return sum(int((~mask).sum()) for mask in masks(by_length))
@@ -95,7 +102,9 @@ def test_every_row_of_an_epoch_whatever_the_sizes(
     table = example_rows(rows).set_column(11, "outcome_value", pa.array(np.arange(float(rows))))
     staged, _ = stage_rows(table, 0, 1, folder, 5)
     seen = [
-        v for t in training_batches(staged, EncodedRows(MAKE, 0), 0, 1, batch, buffer, by_length, 1, 0) for v in _ids(t)
+        v
+        for t in training_batches(staged, EncodedRows(MAKE, 0), 0, 1, batch, Shuffle(buffer, by_length, 1, 0))
+        for v in _ids(t)
     ]
     assert len(seen) == -(-rows // batch) * batch
     assert set(seen) == set(range(rows))
@@ -123,7 +132,7 @@ def test_epochs_differ_and_repeat_by_the_seed(shards: ShardSet) -> None:
 
 def test_a_shard_smaller_than_its_share_of_a_batch_is_repeated(tmp_path: Path) -> None:
     tiny, _ = stage_rows(example_rows(3), 0, 1, tmp_path, 5)
-    (batch,) = training_batches(tiny, EncodedRows(MAKE, 0), 0, 1, 8, 10, True, 0, 0)
+    (batch,) = training_batches(tiny, EncodedRows(MAKE, 0), 0, 1, 8, Shuffle(10, True, 0, 0))
     assert len(batch["target_tier"]) == 8
 
 
@@ -152,7 +161,7 @@ def test_batches_are_the_tensors_of_their_rows(shards: ShardSet, trim: int | Non
     make = _maker(trim)
     staged = pa.concat_tables([pq.ParquetFile(uri).read() for uri in shards.uris]).cast(example_schema(CONTRACT))
     place = {float(v): k for k, v in enumerate(staged["outcome_value"].to_pylist())}
-    for batch in prefetch(training_batches(shards, EncodedRows(make, 0), 0, 1, 16, 10, True, 3, 0), 2):
+    for batch in prefetch(training_batches(shards, EncodedRows(make, 0), 0, 1, 16, Shuffle(10, True, 3, 0)), 2):
         rows = staged.take([place[v] for v in _ids(batch)])
         for name, values in to_tensors(rows, CONTRACT, make.encoding, make.width, trim).items():
             np.testing.assert_array_equal(batch[name], values)
@@ -179,7 +188,7 @@ def test_an_error_of_the_prefetching_thread_is_raised_and_the_thread_ends(shards
 
 
 def test_closing_early_ends_the_thread(shards: ShardSet) -> None:
-    tensors = prefetch(training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 16, 10, True, 3, 0), 1)
+    tensors = prefetch(training_batches(shards, EncodedRows(MAKE, 0), 0, 1, 16, Shuffle(10, True, 3, 0)), 1)
     next(tensors)
     tensors.close()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]

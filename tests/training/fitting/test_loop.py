@@ -18,7 +18,7 @@ import pytest
 
 from features.core.errors import StorageError
 from tests.data.training_examples import CONTRACT, JUDGING, TARGETS, example_rows, plan, settings, to_tensors
-from training.examples.batches import training_batches
+from training.examples.batches import Shuffle, training_batches
 from training.examples.labelled_rows import EncodedRows
 from training.fitting import checkpoint, ranks
 from training.fitting.checkpoint import Checkpoint
@@ -215,7 +215,7 @@ def test_rows_count_by_their_weight(tmp_path: Path) -> None:
     optimizer.build(model.trainable_variables)
     step, _ = compiled_steps(model, optimizer, 0.0, 0.5)
     encoded = EncodedRows(made.tensor_maker(), 1000)
-    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, 24, False, 5, 0)))
+    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, Shuffle(24, False, 5, 0))))
     assert len(np.unique(batch["target_weight"])) == 3
     p = model({name: batch[name] for name in model.input}, training=False)["tier"].numpy()
     losses = -np.log(p[np.arange(32), batch["target_tier"]])
@@ -236,7 +236,7 @@ def test_a_teacher_has_its_share_of_the_loss_of_the_tier(tmp_path: Path) -> None
     optimizer.build(model.trainable_variables)
     step, _ = compiled_steps(model, optimizer, 0.0, 0.5, (), made.teacher_weight)
     encoded = EncodedRows(made.training_tensors(), 1000)
-    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, 24, False, 5, 0)))
+    batch = next(iter(training_batches(made.training, encoded, 0, 1, 32, Shuffle(24, False, 5, 0))))
     rows = pa.concat_tables([pq.read_table(u) for u in made.training.uris])
     of_member = dict(zip(rows["member"].to_pylist(), Teacher.load(str(made.teacher_uri))(rows), strict=True))
     taught_by = np.array([of_member[m] for m in batch["member"].tolist()])

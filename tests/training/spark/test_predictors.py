@@ -300,7 +300,7 @@ def test_forecasts_meet_their_outcomes(spark: SparkSession, scores: DataFrame) -
     assert found.current_rank.tolist() == SEQUENCES["current_tier_rank"].to_pylist()[:2]
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
     assert len(collect_forecasts(scores, outcomes, CONTRACT, 1).users) == 1
-    with pytest.raises(TrainingDataError, match="no scored user has an outcome"):
+    with pytest.raises(TrainingDataError, match="no scored member has an outcome"):
         collect_forecasts(scores, outcomes.where("false"), CONTRACT, 10)
 
 

@@ -29,7 +29,7 @@ from training.models.settings import ModelSettings
 from training.spark import rank_processes, training_run, verdicts
 from training.spark.rank_processes import RankOutput, run_ranks
 from training.spark.train_model import train_model
-from training.spark.training_run import Trained
+from training.spark.training_run import Trained, TrainingData, TrainingFolders
 from training.spark.verdicts import Judging
 
 pytest.importorskip("horovod.spark")
@@ -99,7 +99,8 @@ def test_two_ranks_learn_from_a_teacher_as_one_rank_does(spark: SparkSession, tm
     for ranks in (1, 2):
         models, staging = f"file:{tmp_path}/{ranks}/models", f"file:{tmp_path}/{ranks}/staging"
         taught = settings(epochs=2, ranks=ranks, teacher_weight=0.5)
-        made = train_model(spark, sequences, outcomes, CONTRACT, chosen, taught, JUDGING, models, staging, {}, False)
+        data, folders = TrainingData(sequences, outcomes, CONTRACT, {}), TrainingFolders(models, staging)
+        made = train_model(spark, data, chosen, taught, JUDGING, folders, False)
         assert not list((tmp_path / str(ranks) / "staging" / "trainings").iterdir())
         found.append(made.manifest.metrics)
     assert found[1]["validation_loss"] == pytest.approx(found[0]["validation_loss"], abs=1e-4)
@@ -113,10 +114,8 @@ def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path)
     chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
 
     def run(rows: DataFrame) -> Trained:
-        tables = {"tables": {"sequences": 1}}
-        return train_model(
-            spark, rows, outcomes, CONTRACT, chosen, settings(epochs=1), JUDGING, models, staging, tables, False
-        )
+        data = TrainingData(rows, outcomes, CONTRACT, {"tables": {"sequences": 1}})
+        return train_model(spark, data, chosen, settings(epochs=1), JUDGING, TrainingFolders(models, staging), False)
 
     first = run(sequences)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -138,9 +137,8 @@ def test_a_refused_model_is_kept_and_judged_again_by_other_bounds(
     chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
 
     def run(judging: Judging) -> Trained:
-        return train_model(
-            spark, sequences, outcomes, CONTRACT, chosen, settings(epochs=1), judging, models, staging, {}, False
-        )
+        data = TrainingData(sequences, outcomes, CONTRACT, {})
+        return train_model(spark, data, chosen, settings(epochs=1), judging, TrainingFolders(models, staging), False)
 
     strict = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"better_than_markov": 5.0}))
     refused = run(strict).manifest
@@ -189,9 +187,8 @@ def test_a_refit_learns_from_the_validation_date_once_it_has_judged_the_model(
 
     def run(judging: Judging = JUDGING, publish: bool = True, **changes: Any) -> Trained:
         asked = settings(**{"epochs": 3, "refit": True, "teacher_weight": 0.5, **changes})
-        return train_model(
-            spark, sequences, outcomes, CONTRACT, chosen, asked, judging, models, staging, {}, False, publish=publish
-        )
+        data, how = TrainingData(sequences, outcomes, CONTRACT, {}), dataclasses.replace(judging, publish=publish)
+        return train_model(spark, data, chosen, asked, how, TrainingFolders(models, staging), False)
 
     strict = dataclasses.replace(JUDGING, gate=JUDGING.gate.model_copy(update={"better_than_markov": 5.0}))
     refused = run(strict).manifest
