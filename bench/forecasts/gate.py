@@ -123,7 +123,8 @@ def overconfident(bench: Bench, good: Manifest) -> Verdict:
         tuple(tuple(shift / TEMPERATURE for shift in shifts) for shifts in good.calibration.shifts),
     )
     published = sharp(rows.probabilities, rows.current)
-    return gate.judge(published, rows.current, rows.outcome, s.contract.tiers, rivals, how.gate, notes)
+    forecasts = {"model": published, **rivals}
+    return gate.judge(forecasts, rows.current, rows.outcome, s.contract.tiers, how.gate, notes)
 
 
 def evaluated(bench: Bench, good: Manifest) -> list[tuple[TierCalibration, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -126,10 +126,6 @@ class Fairness:
             return ["fairness: refused, groups are not served alike", *(f"  - {reason}" for reason in reasons)]
         said = self.warnings()
         return [f"fairness: {'within bounds' if not said else 'with warnings'}", *(f"  ({w})" for w in said)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
 
 
 def assess(

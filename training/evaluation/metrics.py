@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +68,8 @@ class TierScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """All figures of one forecast on one set of rows.
+class Scores:
+    """The figures of one forecast on one set of rows that are a number each.
 
     Attributes:
         tiers: names, lowest first.
@@ -88,13 +87,6 @@ class Evaluation:
             every tier's probability is published, not the top one alone).
         upgrade_auc: ROC AUC of p_upgrade among members below the top tier; None unless some moved up and some did not.
         downgrade_auc: ROC AUC of p_downgrade among members above the lowest tier.
-        per_tier: one entry a tier.
-        confusion: members by outcome tier (rows) and predicted tier (columns).
-        flows_predicted: members by current tier (rows) and predicted tier (columns).
-        flows_outcome: members by current tier (rows) and outcome tier (columns).
-        reliability: one curve a tier.
-        upgrade_reliability: of p_upgrade among members below the top tier; None if there are none.
-        upgrade_gain: None where nobody could or did move up.
     """
 
     tiers: tuple[str, ...]
@@ -109,6 +101,22 @@ class Evaluation:
     calibration_error: float
     upgrade_auc: float | None
     downgrade_auc: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Scores):
+    """All figures of one forecast on one set of rows: the scores, and further tables and curves.
+
+    Attributes:
+        per_tier: one entry for each tier.
+        confusion: members by outcome tier (rows) and predicted tier (columns).
+        flows_predicted: members by current tier (rows) and predicted tier (columns).
+        flows_outcome: members by current tier (rows) and outcome tier (columns).
+        reliability: one curve for each tier.
+        upgrade_reliability: curve of p_upgrade among members below the top tier; None if there are none.
+        upgrade_gain: gain curve of contacting by p_upgrade; None where nobody could or did move up.
+    """
+
     per_tier: tuple[TierScore, ...]
     confusion: Counts
     flows_predicted: Counts
@@ -116,29 +124,6 @@ class Evaluation:
     reliability: tuple[ReliabilityCurve, ...]
     upgrade_reliability: ReliabilityCurve | None
     upgrade_gain: GainCurve | None
-
-    def scalars(self) -> dict[str, float | None]:
-        """The figures that are one number, by name: what a table or a Delta row shows."""
-        return {name: getattr(self, name) for name in SCALARS}
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
-
-
-SCALARS = (
-    "accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "logloss",
-    "kappa",
-    "brier",
-    "calibration_error",
-    "upgrade_auc",
-    "downgrade_auc",
-)
-"""Names of the fields of an `Evaluation` that are one number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,10 +159,6 @@ class Forecast:
     def expected_downgrades(self) -> float:
         """Members expected to move down: the sum of p_downgrade."""
         return float(np.tril(self.expected, -1).sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
 
 
 def evaluate(

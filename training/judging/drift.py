@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter, model_serializer, model_validator
 from scipy.special import chdtri
 
 from features.core.arrays import Array, Floats
@@ -83,15 +84,19 @@ class Counted:
             {name: tuple(np.add(mine, other.totals[name]).tolist()) for name, mine in self.totals.items()},
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {name: [list(found), list(self.totals[name])] for name, found in self.rows.items()}
+    @model_serializer
+    def _by_feature(self) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
+        """The stored form: rows and totals of each feature side by side."""
+        return {name: (found, self.totals[name]) for name, found in self.rows.items()}
 
+    @model_validator(mode="before")
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Counted:
-        """Rebuild from `to_dict`."""
-        rows = {name: tuple(found) for name, (found, _) in stored.items()}
-        return cls(rows, {name: tuple(totals) for name, (_, totals) in stored.items()})
+    def _from_features(cls, stored: Any) -> Any:
+        """The inverse of `_by_feature`."""
+        if isinstance(stored, Counted):
+            return stored
+        rows = {name: found for name, (found, _) in stored.items()}
+        return {"rows": rows, "totals": {name: totals for name, (_, totals) in stored.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +141,13 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, the inverse of `from_dict`."""
-        edges = {name: list(e) for name, e in self.edges.items()}
-        return {"edges": edges, "deviations": dict(self.deviations), "training": self.training.to_dict()}
+        stored: dict[str, Any] = TypeAdapter(Profile).dump_python(self, mode="json")
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Profile:
-        """Rebuild from `to_dict`."""
-        edges = {name: tuple(e) for name, e in stored["edges"].items()}
-        return cls(edges, dict(stored["deviations"]), Counted.from_dict(stored["training"]))
+        """Rebuild from `to_dict`; raises ValueError on anything else."""
+        return TypeAdapter(Profile).validate_python(stored)
 
 
 def _edges(values: Floats, bins: int) -> tuple[float, ...]:

@@ -8,8 +8,7 @@ baseline is a [K, K] matrix whose row r is the forecast for members now in tier 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,15 +42,6 @@ class Baseline:
         if ranks.size and not 0 <= ranks.min() <= ranks.max() < len(self.matrix):
             raise ValueError(f"current ranks must be 0..{len(self.matrix) - 1}, found {ranks.min()}..{ranks.max()}")
         return np.array(self.matrix, dtype=np.float64)[ranks]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {"name": self.name, "matrix": [list(row) for row in self.matrix]}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Baseline:
-        """Rebuild from `to_dict`."""
-        return cls(stored["name"], tuple(tuple(row) for row in stored["matrix"]))
 
 
 def majority(counts: Matrix) -> Matrix:
