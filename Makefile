@@ -56,28 +56,28 @@ package: setup ## the zip for --py-files and a wheel, into dist
 cluster-demo: package $(KEY_FILE) ## the pipeline by spark-submit on a standalone cluster of two workers, into build/cluster
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" setup/cluster_demo.sh $(BIN) build/cluster
 
-quality: setup ## train and evaluate every network on the demo tables, into docs/quality.md
+quality: setup ## train and evaluate every network on the demo tables, into docs/results/quality.md
 	@$(BIN)/python -m bench.forecasts.networks
 
-pretraining: setup ## measure with and without a pretrained encoder on the demo tables, into docs/pretraining.md
+pretraining: setup ## measure with and without a pretrained encoder on the demo tables, into docs/results/pretraining.md
 	@$(BIN)/python -m bench.forecasts.pretraining
 
-limits: setup ## noise, averages and learning curves on the demo tables, into docs/limits.md
+limits: setup ## noise, averages and learning curves on the demo tables, into docs/results/limits.md
 	@$(BIN)/python -m bench.forecasts.limits
 
-gate: setup ## train models that deserve to be refused on the demo tables, into docs/gate.md
+gate: setup ## train models that deserve to be refused on the demo tables, into docs/results/gate.md
 	@$(BIN)/python -m bench.forecasts.gate
 
-folds: setup ## cross-validate on the demo tables, with all challengers, into docs/folds.md
+folds: setup ## cross-validate on the demo tables, with all challengers, into docs/results/folds.md
 	@TIERCAST_PSEUDONYM_KEY="$$(cat $(KEY_FILE))" $(BIN)/python -m bench.forecasts.folds
 
-truth: setup ## train on simulated members whose chances are known, into docs/truth.md
+truth: setup ## train on simulated members whose chances are known, into docs/results/truth.md
 	@$(BIN)/python -m bench.forecasts.truth
 
-search: setup ## look for a better network for MINUTES (60), into docs/search.md
+search: setup ## look for a better network for MINUTES (60), into docs/results/search.md
 	@$(BIN)/python -m bench.forecasts.search --minutes $(or $(MINUTES),60)
 
-bench: setup ## measure beside other engines, into docs/benchmarks.md
+bench: setup ## measure beside other engines, into docs/results/benchmarks.md
 	@$(BIN)/python -m bench.speed.run
 
 clean: ## everything that was made here, but for caches outside

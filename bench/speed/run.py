@@ -1,4 +1,4 @@
-"""Measures Tiercast beside what one could use instead and writes docs/benchmarks.md and its picture.
+"""Measures Tiercast beside what one could use instead and writes docs/results/benchmarks.md and its picture.
 
     make bench              # events, users and days can be set: python -m bench.speed.run --help
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
+from bench import tables
 from bench.speed import aggregates, days, events, ingest, scoring, sequences, training
 from bench.speed.days import Days
 from bench.speed.events import Programme
@@ -209,8 +210,8 @@ class Bench:
         feed = training.feed_seconds(frame, contract, dates, folder)
         ranks = training.ranks_speed(self.spark, frame, contract, dates, folder)
         base, one = feed["tensors that lie ready"], ranks[training.ONE_RANK]
-        lines = [f"| {name} | {s * 1000:.1f} | {s / base:.2f} |" for name, s in feed.items()]
-        speeds = [f"| {name} | {rows:,.0f} | {rows / one:.2f} |" for name, rows in ranks.items()]
+        sources = [[name, f"{s * 1000:.1f}", f"{s / base:.2f}"] for name, s in feed.items()]
+        speeds = [[name, f"{rows:,.0f}", f"{rows / one:.2f}"] for name, rows in ranks.items()]
         return "\n".join(
             [
                 "## Training hybrid: where a step's tensors come from",
@@ -219,16 +220,14 @@ class Bench:
                 "rank keeps, so the first epoch alone reads them; it is left out. Batches by length, but for rows",
                 "given one by one, which are padded to the full width.",
                 "",
-                "| tensors | ms a step | times as long |\n|---|---|---|",
-                *lines,
+                tables.markdown(["tensors", "ms a step", "times as long"], sources),
                 "",
                 "## Training hybrid: ranks, and batches by length",
                 "",
                 f"Whole trainings by Horovod on Spark, {users:,} members, rows a second after the first epoch. One",
                 "rank is kept to one core, with its feed and all of Spark.",
                 "",
-                "| ranks and batches | rows a second | times as fast |\n|---|---|---|",
-                *speeds,
+                tables.markdown(["ranks and batches", "rows a second", "times as fast"], speeds),
                 "",
             ]
         )
@@ -314,7 +313,7 @@ def main() -> None:
     options.add_argument("--scored", type=int, default=60_000, help="users to score")
     options.add_argument("--trained", type=int, default=24_000, help="users to train on")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
-    options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    options.add_argument("--page", type=Path, default=Path("docs/results/benchmarks.md"))
     chosen = options.parse_args()
     os.environ.update(QUIET_TENSORFLOW)
     spark = open_session("tiercast bench", "local[*]", SPARK)
