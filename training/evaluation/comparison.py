@@ -86,7 +86,7 @@ def compare(
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Forecasts of one date: members [n], any ids; ranks [n]; probabilities [n, K] by name, the model's first."""
+    """Forecasts of one date: ids of members [n], ranks [n], probabilities [n, K] by name, the model's first."""
 
     members: npt.NDArray[Any]
     current: Ranks
@@ -94,7 +94,7 @@ class Judged:
     probabilities: Mapping[str, npt.ArrayLike]
 
     def figures(self, name: str, bins: int) -> bootstrap.Figures:
-        """One of the forecasts, made ready for the bootstrap."""
+        """One of the forecasts, prepared for the bootstrap."""
         p, now = checked_forecasts(self.probabilities[name], self.current)
         places = np.stack([equal_mass_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
         truth = checked_ranks(self.outcome, "outcome", *p.shape)
@@ -104,7 +104,7 @@ class Judged:
 def differences(dates: Sequence[Judged], bins: int, draws: int) -> dict[str, bootstrap.Intervals]:
     """95 % intervals of the model's figures minus each rival's, means over the dates; {} without draws.
 
-    Rivals that are not there at every date are left out.
+    Rivals that do not exist at every date are left out.
     """
     if not draws:
         return {}

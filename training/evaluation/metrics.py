@@ -1,4 +1,4 @@
-"""How good a forecast is: metrics and curves of tier probabilities against the tiers that members reached.
+"""Figures of a forecast: metrics and curves of tier probabilities, compared with the tiers that members reached.
 
 Everything is computed from plain arrays of one row per member: `probabilities` [n, K] float64, `current` and
 `outcome` [n] ranks 0..K-1. Results are frozen dataclasses of numbers and tuples, ready for JSON; a figure that is
@@ -128,13 +128,13 @@ class Evaluation(Scores):
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What a set of scores says as a whole; needs no outcomes.
+    """The scores of all members, summed up; needs no outcomes.
 
     Attributes:
         tiers: names, lowest first.
         flows: members by current tier (rows) and most probable tier (columns).
-        expected: the same with each member spread over the columns by probability: its column sums are the expected
-            sizes of the tiers, which the most probable tiers alone understate for rare moves.
+        expected: the same, with each member spread over the columns by probability. Its column sums are the expected
+            sizes of the tiers; the most probable tiers alone understate rare moves.
         upgrade_scores: members by current tier (rows) and equal-width bin of p_upgrade (columns, from 0 to 1).
         downgrade_scores: the same for p_downgrade.
     """

@@ -15,7 +15,7 @@ from training.report.figure_names import rival_name, title_of
 from training.report.plots import Picture
 
 _REASONS = 8
-"""Reasons in a picture."""
+"""Most reasons in a picture."""
 
 
 def _reason_pictures(reasons: Overall) -> dict[str, Picture]:
@@ -52,7 +52,7 @@ def _forecast_pictures(forecast: Forecast, colours: Sequence[str]) -> dict[str, 
 
 
 def _size_picture(forecast: Forecast) -> dict[str, Picture]:
-    """Stands beside the flows while there is no outcome to show there."""
+    """Shown beside the flows while outcomes are not known."""
     sizes = {
         "today": [sum(row) for row in forecast.flows],
         "expected": [sum(column) for column in zip(*forecast.expected, strict=True)],
