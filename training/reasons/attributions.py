@@ -6,7 +6,7 @@ like the average one before, and so on. Along the straight line (*way*) from the
 gradients of the probability add up to the difference of the two probabilities. The part of each input is its
 attribution. Attributions are summed by reason, see `training.reasons.reason_codes`.
 
-TensorFlow is imported when a network is there.
+TensorFlow is imported when a network is used.
 """
 
 from __future__ import annotations
