@@ -1,9 +1,9 @@
-"""Rolling folds of the demo's data with all challengers, for two programmes; writes docs/folds.md.
+"""Rolling folds of the demo's data with all challengers, for two programmes; writes docs/results/folds.md.
 
     make folds              # after `make demo`; about a quarter of an hour on 2 cores
 
-Programmes and networks that are finished are not done again, so a stopped run goes on where it was; removing the
-folder under build does them anew.
+Finished programmes and networks are not done again, so a stopped run goes on where it was. Remove the folder under
+build to do them again.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PROGRAMMES: dict[str, list[str]] = {
         "evaluation.folds={count: 4, every: 4w}",
     ],
 }
-"""Settings of each programme beside those of conf/: the year allows four folds whose outcomes are apart for short
-windows only."""
+"""Settings of each programme beside those of conf/. The year has four folds with separate outcomes only for short
+windows."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
     options = demo.options(__doc__, "build/folds")
-    options.add_argument("--page", type=Path, default=Path("docs/folds.md"))
+    options.add_argument("--page", type=Path, default=Path("docs/results/folds.md"))
     given = options.parse_args(argv)
     quiet_tensorflow()
     parts = []
@@ -84,8 +84,8 @@ def head() -> list[str]:
         "What was chosen on what: sizes and dropout of the network by the validation loss of the demo's dates, which "
         "are those of the first fold here. That a teacher and a refit are used, and that the refitted network is not "
         "calibrated, was chosen on the evaluated dates of folds 2 to 4 of the first programme, so the network's "
-        "figures there are a little kind. The rule that picks the penalty of the logistic regression, and the clipping "
-        "of inputs to the range of the training rows, were seen on the first fold's evaluated date.",
+        "figures there are slightly too good. The rule that picks the penalty of the logistic regression, and the "
+        "clipping of inputs to the range of the training rows, were seen on the first fold's evaluated date.",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""Trains models that deserve to be refused on the demo's tables and writes what the gate says of them to docs/gate.md.
+"""Trains models that the gate should refuse, on the demo's tables; writes what it says to docs/results/gate.md.
 
     make gate               # after `make demo`; a few minutes on 2 cores
 
@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 from pyspark.sql.window import Window
 
+from bench import tables
 from bench.forecasts import demo
 from bench.forecasts.demo import CONFIGS
 from features.storage import delta_tables
@@ -40,7 +41,7 @@ from training.spark.training_run import TrainingData
 
 TEMPERATURE = 0.3
 SHARE = 5
-"""One user of so many, for one epoch: that share of an epoch."""
+"""One user of this many, for one epoch: that share of an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Bench:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, judge, and write the page."""
     options = demo.options(__doc__, "build/gate")
-    options.add_argument("--page", type=Path, default=Path("docs/gate.md"))
+    options.add_argument("--page", type=Path, default=Path("docs/results/gate.md"))
     given = options.parse_args(argv)
     quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
@@ -89,7 +90,7 @@ def _verdict(manifest: Manifest) -> Verdict:
 
 
 def shuffled(bench: Bench, dates: Sequence[dt.date]) -> DataFrame:
-    """The outcomes, those of each of these dates dealt anew among its users by a hash."""
+    """The outcomes, those of each of these dates exchanged among its users by a hash."""
     columns, chosen = [OUTCOME_RANK, OUTCOME_VALUE], f.col(AS_OF).isin(list(dates))
     outcomes = bench.outcomes.where(chosen)
     by = [Window.partitionBy(AS_OF).orderBy(f.xxhash64("user_id", f.lit(salt))) for salt in ("users", "labels")]
@@ -100,7 +101,7 @@ def shuffled(bench: Bench, dates: Sequence[dt.date]) -> DataFrame:
 
 
 def one_of(bench: Bench, share: int) -> DataFrame:
-    """The sequences, of training dates only those of one user of so many."""
+    """The sequences; at training dates only those of one user of this many."""
     learned = f.col(AS_OF).isin(list(bench.job.settings.training.dates))
     chosen = f.pmod(f.xxhash64("user_id", f.lit("share")), f.lit(share)) == 0
     some = bench.sequences.where(learned & chosen).withColumn("inputs_id", f.lit(f"one user of {share}"))
@@ -108,7 +109,7 @@ def one_of(bench: Bench, share: int) -> DataFrame:
 
 
 def overconfident(bench: Bench, good: Manifest) -> Verdict:
-    """What the gate says of the published probabilities with all their logits divided by the temperature."""
+    """What the gate says of the published probabilities if all their logits are divided by the temperature."""
     s, how = bench.job.settings, judging(bench.job.settings)
     identity = staging.data_identity(bench.sequences, bench.outcomes, s.contract, s.training)
     folder = staging.folder_of(s.storage.staging, s.contract, s.training, identity)
@@ -122,13 +123,14 @@ def overconfident(bench: Bench, good: Manifest) -> Verdict:
         tuple(tuple(shift / TEMPERATURE for shift in shifts) for shifts in good.calibration.shifts),
     )
     published = sharp(rows.probabilities, rows.current)
-    return gate.judge(published, rows.current, rows.outcome, s.contract.tiers, rivals, how.gate, notes)
+    forecasts = {"model": published, **rivals}
+    return gate.judge(forecasts, rows.current, rows.outcome, s.contract.tiers, how.gate, notes)
 
 
 def evaluated(bench: Bench, good: Manifest) -> list[tuple[TierCalibration, float]]:
-    """Calibration by current tier on a date that neither training nor calibration has seen, and a perfect forecast's.
+    """Calibration by current tier on a date that neither training nor calibration has seen, and by chance.
 
-    The latter is the median error if each member's outcome is drawn from its own forecast.
+    The latter is the median error of a perfect forecast: each member's outcome is drawn from its own forecast.
     """
     job, s = bench.job, bench.job.settings
     date = s.evaluation.as_of
@@ -172,11 +174,12 @@ def page(found: dict[str, Verdict], tiers: Sequence[tuple[TierCalibration, float
             "",
             "Of the default settings' model, by current tier, on members whose outcomes at this date neither training",
             "nor calibration has seen: 15 bins of equally many members, mean over the outcome tiers. The last columns",
-            "are what a forecast that is perfect has by chance with as many members.",
+            "are what a perfect forecast has by chance with as many members.",
             "",
-            "| members now in | members | calibration error | perfect, median | perfect, 95 of 100 stay below |",
-            "|---|---|---|---|---|",
-            *(f"| {c.tier} | {c.rows:,} | {c.error:.3f} | {median:.3f} | {c.chance:.3f} |" for c, median in tiers),
+            tables.markdown(
+                ["members now in", "members", "calibration error", "perfect, median", "perfect, 95 of 100 stay below"],
+                [[c.tier, f"{c.rows:,}", f"{c.error:.3f}", f"{median:.3f}", f"{c.chance:.3f}"] for c, median in tiers],
+            ),
             "",
         ]
     )

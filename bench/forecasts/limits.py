@@ -1,8 +1,8 @@
-"""How far the demo's data goes: noise of the figures, averages of forecasts, learning curves; writes docs/limits.md.
+"""Limits of the demo's data: noise of the figures, averages of forecasts, learning curves; to docs/results/limits.md.
 
     make limits             # after `make quality`; about half an hour on 2 cores
 
-Bundles that stand already, those of `make quality` among them, are not trained again.
+Bundles that exist already, also those of `make quality`, are not trained again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import tables
 from bench.forecasts import demo
 from bench.forecasts.demo import CONFIGS
 from features.core.arrays import Floats
@@ -37,7 +38,7 @@ GOALS = {"logloss": 0.595, "accuracy": 0.75, "upgrade_auc": 0.785, "kappa": 0.77
 LESS_IS_BETTER = "logloss"
 CURVED = ("logloss", "upgrade_auc")
 SHARES = (0.25, 0.5, 1.0)
-"""Of the users with labels."""
+"""Shares of the users that keep their labels."""
 SEEDS, CURVE_SEEDS, DRAWS = 5, 3, 2000
 ALONE = "alone"
 WAYS: dict[str, dict[str, Any]] = {
@@ -46,16 +47,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "with a refit": {"teacher_weight": 0.0, "refit": True},
     "with both, as in `conf/`": {},
 }
-"""Settings of the training beside those of conf/; the last is what is published."""
+"""Settings of the training beside those of conf/; the last way is published."""
 
 Drawn = Mapping[str, Floats]
-"""Of each figure, first itself, then draws of it."""
+"""By figure: first its value, then draws of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure, write the page."""
     options = demo.options(__doc__, "build/quality")
-    options.add_argument("--page", type=Path, default=Path("docs/limits.md"))
+    options.add_argument("--page", type=Path, default=Path("docs/results/limits.md"))
     given = options.parse_args(argv)
     quiet_tensorflow()
     demo.copy_tables(given.demo, given.root)
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def network(root: str, seed: int, share: float = 1.0, **training: Any) -> Evaluated:
-    """The forecasts of the default network, trained with the labels of a share of the users and such settings."""
+    """The forecasts of the default network, trained with these settings and the labels of a share of the users."""
     changes = [f"storage.root={root}", f"training.seed={seed}", f"training.labelled_share={share}"]
     changes += [f"training.{name}={json.dumps(value)}" for name, value in training.items()]
     challengers = "lightgbm" if seed == 1 and share == 1 else ""
@@ -100,13 +101,13 @@ class Curve:
 
 
 def judged(of: Evaluated, **probabilities: Floats) -> Judged:
-    """Other forecasts of the same rows."""
+    """Other forecasts of the same rows, by name."""
     rows = of.forecasts
     return Judged(rows.users, rows.current_rank, rows.outcome_rank, probabilities)
 
 
 def drawn(rows: Judged, name: str, draws: int = DRAWS) -> Drawn:
-    """The figures of a forecast, first as they are, then with members drawn anew."""
+    """The figures of a forecast: first of all members, then of members drawn with replacement."""
     ready, chance = rows.figures(name, 15), np.random.default_rng(0)
     n = len(rows.current)
     weights = [np.ones(n), *(np.bincount(chance.integers(0, n, n), minlength=n) for _ in range(draws))]
@@ -119,7 +120,7 @@ def figures(of: Evaluated) -> Drawn:
 
 
 def if_true(of: Evaluated, probabilities: Floats) -> Drawn:
-    """The figures of a forecast that is the truth, first their mean: outcomes are drawn from it."""
+    """The figures that a forecast would have if it were the truth, by outcomes drawn from it; first their mean."""
     chance, rows = np.random.default_rng(0), of.forecasts
     found = []
     for _ in range(DRAWS // 4):
@@ -153,7 +154,7 @@ def trees_by_share(job: Job, of: Evaluated) -> dict[float, list[Drawn]]:
 
 
 def forecasts(found: Sequence[Evaluated]) -> dict[str, Floats]:
-    """What is compared, by name; LightGBM learns from the dates that the networks learn from."""
+    """The forecasts that are compared, by name; LightGBM learns from the same dates as the networks."""
     networks, trees = np.array([of.forecasts.probabilities for of in found]), np.asarray(found[0].rivals["lightgbm"])
     together = networks.mean(axis=0)
     return {
@@ -169,8 +170,7 @@ def page(settings: Settings, found: Mapping[str, Sequence[Evaluated]], curve: Cu
     """The Markdown page."""
     *_, published = found.values()
     compared = forecasts(published)
-    first, rows = published[0], judged(published[0], **compared)
-    draws = {name: drawn(rows, name) for name in compared}
+    rows = judged(published[0], **compared)
     training, validation = settings.training.dates, settings.training.validation_as_of
     return "\n".join(
         [
@@ -178,56 +178,78 @@ def page(settings: Settings, found: Mapping[str, Sequence[Evaluated]], curve: Cu
             "",
             f"Written by `make limits` on {dt.date.today()}. Trained as of {', '.join(map(str, training))}, chosen and",
             f"judged as of {validation}, then trained anew with that date among the others (`training.refit`);",
-            f"evaluated as of {first.date} on {len(rows.current):,} members.",
+            f"evaluated as of {published[0].date} on {len(rows.current):,} members.",
             "",
-            "## What the parts of the training bring",
-            "",
-            "A *teacher*: the network learns half from what came true, half from LightGBM's forecasts by trees that",
-            f"are fitted to other members' rows. Means over {SEEDS} seeds, in brackets the standard deviation.",
-            "",
-            *_table(
-                "the network",
-                GOALS,
-                {
-                    "goal": [f"{g:.3f}" for g in GOALS.values()],
-                    **{way: _means(seeds) for way, seeds in found.items()},
-                    "LightGBM, not refitted": _once(found[ALONE][0]),
-                    "LightGBM, refitted": _once(first),
-                },
-            ),
-            "",
-            "## The noise of the figures",
-            "",
-            f"In brackets, 95 of 100 samples of as many members ({DRAWS:,} draws). *Goal*: what was aimed at.",
-            "",
-            *_table("forecast", GOALS, {"goal": [f"{g:.3f}" for g in GOALS.values()], **_each(draws, _with_ends)}),
-            "",
-            "How many of 100 samples of members reach the goal:",
-            "",
-            *_table("forecast", GOALS, _each(draws, _reached)),
-            "",
-            "If a forecast were the truth itself, and only chance decided what became of each member, it would have",
-            f"these figures (mean and 95 of 100, {DRAWS // 4} draws of the outcomes):",
-            "",
-            *_table("the truth is", GOALS, _each({n: if_true(first, p) for n, p in compared.items()}, _with_ends)),
-            "",
-            "## Learning curves",
-            "",
-            f"Means over {CURVE_SEEDS} seeds, each with users of its own, without a teacher and a refit; the",
-            "validation date has all users. The network gets as many steps whatever the share. In brackets the",
-            "standard deviation over the seeds.",
-            "",
-            *_table("labelled users", [f"{of}: {f}" for of in ("network", "LightGBM") for f in CURVED], _curves(curve)),
-            "",
+            *_parts_of_training(found),
+            *_noise(published[0], compared, rows),
+            *_learning_curves(curve),
             *TRIED,
             "",
         ]
     )
 
 
-def _table(first: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> list[str]:
-    head = [first, *columns]
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *([n, *c] for n, c in rows.items()))]
+def _parts_of_training(found: Mapping[str, Sequence[Evaluated]]) -> list[str]:
+    *_, published = found.values()
+    rows = {
+        "goal": _goals(),
+        **{way: _means(seeds) for way, seeds in found.items()},
+        "LightGBM, not refitted": _once(found[ALONE][0]),
+        "LightGBM, refitted": _once(published[0]),
+    }
+    return [
+        "## What the parts of the training bring",
+        "",
+        "A *teacher*: the network learns half from what came true, half from LightGBM's forecasts by trees that",
+        f"are fitted to other members' rows. Means over {SEEDS} seeds, in brackets the standard deviation.",
+        "",
+        _table("the network", GOALS, rows),
+        "",
+    ]
+
+
+def _noise(first: Evaluated, compared: Mapping[str, Floats], rows: Judged) -> list[str]:
+    draws = {name: drawn(rows, name) for name in compared}
+    truths = {name: if_true(first, p) for name, p in compared.items()}
+    return [
+        "## The noise of the figures",
+        "",
+        f"In brackets, 95 of 100 samples of as many members ({DRAWS:,} draws). *Goal*: what was aimed at.",
+        "",
+        _table("forecast", GOALS, {"goal": _goals(), **_each(draws, _with_ends)}),
+        "",
+        "How many of 100 samples of members reach the goal:",
+        "",
+        _table("forecast", GOALS, _each(draws, _reached)),
+        "",
+        "If a forecast were the truth itself, and only chance decided what became of each member, it would have",
+        f"these figures (mean and 95 of 100, {DRAWS // 4} draws of the outcomes):",
+        "",
+        _table("the truth is", GOALS, _each(truths, _with_ends)),
+        "",
+    ]
+
+
+def _learning_curves(curve: Curve) -> list[str]:
+    columns = [f"{of}: {figure}" for of in ("network", "LightGBM") for figure in CURVED]
+    return [
+        "## Learning curves",
+        "",
+        f"Means over {CURVE_SEEDS} seeds, each with users of its own, without a teacher and a refit; the",
+        "validation date has all users. The network gets as many steps whatever the share. In brackets the",
+        "standard deviation over the seeds.",
+        "",
+        _table("labelled users", columns, _curves(curve)),
+        "",
+    ]
+
+
+def _table(first: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
+    return tables.markdown([first, *columns], [[name, *cells] for name, cells in rows.items()])
+
+
+def _goals() -> list[str]:
+    return [f"{goal:.3f}" for goal in GOALS.values()]
 
 
 def _each(draws: Mapping[str, Drawn], cell: Callable[[str, Floats], str]) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
-"""Trains and evaluates each network with several seeds on the demo's tables and writes docs/quality.md.
+"""Trains and evaluates each network with several seeds on the demo's tables and writes docs/results/quality.md.
 
     make quality            # after `make demo`; about a quarter of an hour on 2 cores
 
-Bundles that stand already are not trained again, so a stopped run goes on where it was.
+Bundles that exist already are not trained again, so a stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import tables
 from bench.forecasts import demo
 from bench.forecasts.demo import CONFIGS
 from jobs.running.settings_files import load
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if found:  # challengers are the same for every network
                 changed.append("evaluation.challengers=[]")
             found.setdefault(network, []).append(train_and_evaluate(changed))
-            Path("docs/quality.md").write_text(page(found), encoding="utf-8")
+            Path("docs/results/quality.md").write_text(page(found), encoding="utf-8")
 
 
 def train_and_evaluate(overrides: Sequence[str]) -> Comparison:
@@ -69,7 +70,7 @@ def train_and_evaluate(overrides: Sequence[str]) -> Comparison:
     with evaluation.run("evaluate_model", chosen.evaluation.as_of) as record:
         comparison, _ = evaluate_model(evaluation, record, chosen.evaluation.as_of)
     seconds = sum(h["seconds"] or 0 for h in read_manifest(chosen.storage.models, version).history)
-    sys.stdout.write(f"{version}: {_cells([comparison.model])} ({seconds:.0f} s in epochs)\n")
+    sys.stdout.write(f"{version}: {' | '.join(_cells([comparison.model]))} ({seconds:.0f} s in epochs)\n")
     return comparison
 
 
@@ -78,11 +79,11 @@ def page(found: dict[str, list[Comparison]]) -> str:
     settings = load(CONFIGS)
     first = next(iter(found.values()))[0]
     baselines, rivals = first.baselines, {**first.baselines, **first.challengers}
-    rows = [f"| {name} | - | {_cells([figures])} |" for name, figures in rivals.items()]
+    rows = [[name, "-", *_cells([figures])] for name, figures in rivals.items()]
     for name, comparisons in found.items():
         models = [c.model for c in comparisons]
-        rows += [f"| {name} | {seed} | {_cells([m])} |" for seed, m in enumerate(models, 1)]
-        rows += [f"| **{name}, mean** | {len(models)} seeds | {_cells(models)} |"] if len(models) > 1 else []
+        rows += [[name, str(seed), *_cells([m])] for seed, m in enumerate(models, 1)]
+        rows += [[f"**{name}, mean**", f"{len(models)} seeds", *_cells(models)]] if len(models) > 1 else []
     dates = ", ".join(str(d) for d in settings.training.dates)
     return "\n".join(
         [
@@ -94,18 +95,17 @@ def page(found: dict[str, list[Comparison]]) -> str:
             f"{settings.training.validation_as_of}; evaluated as of {settings.evaluation.as_of} on the same "
             f"{baselines['markov'].rows:,} members for every row. Tiers by 90 days' spend, horizon 90 days.",
             "",
-            f"| model | seed | {' | '.join(f.replace('_', ' ') for f in FIGURES)} |",
-            f"|---|---|{'---|' * len(FIGURES)}",
-            *rows,
+            tables.markdown(["model", "seed", *(f.replace("_", " ") for f in FIGURES)], rows),
             "",
             "Once the epoch is chosen, every network learns from the validation date, too (`training.refit`), and so",
             "do the challengers and the chain of tiers (`markov`); challengers see the aggregates alone.",
             f"Differences of `{settings.model.name}`, seed 1, to each rival, 95 % intervals of a paired bootstrap over",
             "the members:",
             "",
-            f"| against | {' | '.join(f.replace('_', ' ') for f in INTERVALS)} |",
-            f"|---|{'---|' * len(INTERVALS)}",
-            *(f"| {name} | {_ends(first.intervals[name])} |" for name in first.intervals),
+            tables.markdown(
+                ["against", *(f.replace("_", " ") for f in INTERVALS)],
+                [[name, *_ends(first.intervals[name])] for name in first.intervals],
+            ),
             "",
             "Settings beside those of `conf/`: "
             + "; ".join(f"{n}: {', '.join(o) or 'none'}" for n, o in NETWORKS.items())
@@ -113,20 +113,20 @@ def page(found: dict[str, list[Comparison]]) -> str:
             "",
             "What was chosen on what: the sizes and the dropout of `hybrid` by the validation loss. The learning",
             "rate and dropout of `cnn` and `lstm`, the clipping of inputs to the range of the training rows and the",
-            "place of the newest event in `cnn` were seen on the evaluation date too, so they are a little kind.",
+            "place of the newest event in `cnn` were seen on the evaluation date too: these are slightly too good.",
             "",
         ]
     )
 
 
-def _ends(intervals: Mapping[str, tuple[float, float]]) -> str:
+def _ends(intervals: Mapping[str, tuple[float, float]]) -> list[str]:
     ends = [intervals.get(name) for name in INTERVALS]
-    return " | ".join("-" if of is None else f"{of[0]:+.3f} to {of[1]:+.3f}" for of in ends)
+    return ["-" if of is None else f"{of[0]:+.3f} to {of[1]:+.3f}" for of in ends]
 
 
-def _cells(models: Sequence[Evaluation]) -> str:
+def _cells(models: Sequence[Evaluation]) -> list[str]:
     means = [np.mean([getattr(m, figure) for m in models]) for figure in FIGURES]
-    return " | ".join(f"{mean:.3f}" for mean in means)
+    return [f"{mean:.3f}" for mean in means]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains with and without a pretrained encoder, by share of labelled users, and writes docs/pretraining.md.
+"""Trains with and without a pretrained encoder, by share of labelled users, and writes docs/results/pretraining.md.
 
     make pretraining        # after `make demo`; about an hour on 2 cores
 
 Every training sees the sequences and outcomes of the labelled share of the users; the encoder is pretrained on the
-sequences of all of them. Bundles and figures that stand already are not made again, so a stopped run goes on where it
-was.
+sequences of all of them. Bundles and figures that exist already are not made again, so a stopped run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import tables
 from bench.forecasts import demo
 from bench.forecasts.demo import CONFIGS
 from features.storage import delta_tables
@@ -65,12 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         found[name] = measure(_overrides(given.root, seed, share, way), way)
         place.write_text(json.dumps(found, indent=1))
-        Path("docs/pretraining.md").write_text(page(found, given.seeds, given.root), encoding="utf-8")
+        Path("docs/results/pretraining.md").write_text(page(found, given.seeds, given.root), encoding="utf-8")
         sys.stdout.write(f"{name}: {found[name]}\n")
 
 
 def _runs(seeds: int) -> Iterator[tuple[int, float, str]]:
-    """What is compared first of all seeds, then the rest."""
+    """The trainings in order: the first two ways with all seeds, then the others."""
     ways = list(WAYS)
     for together in (ways[:2], *([way] for way in ways[2:])):
         for seed in range(1, seeds + 1):
@@ -123,15 +124,17 @@ def page(found: Figures, seeds: int, root: str) -> str:
             *_what_was_done(settings),
             "",
             *_what_is_missing(found, seeds),
-            f"| labelled users | way | seeds | {' | '.join(FIGURES)} |",
-            f"|---|---|---|{'---|' * len(FIGURES)}",
-            *(_row(found, share, way, seeds) for share in SHARES for way in WAYS if _of(found, share, way, seeds)),
+            tables.markdown(
+                ["labelled users", "way", "seeds", *FIGURES],
+                [_row(found, share, way, seeds) for share in SHARES for way in WAYS if _of(found, share, way, seeds)],
+            ),
             "",
             "Difference to training from scratch with the same users and seed, mean and standard error:",
             "",
-            f"| labelled users | way | {' | '.join(FIGURES)} |",
-            f"|---|---|{'---|' * len(FIGURES)}",
-            *(_difference(found, share, way, seeds) for share in SHARES for way in list(WAYS)[1:]),
+            tables.markdown(
+                ["labelled users", "way", *FIGURES],
+                [_difference(found, share, way, seeds) for share in SHARES for way in list(WAYS)[1:]],
+            ),
             "",
         ]
     )
@@ -146,7 +149,7 @@ def _what_was_done(settings: Settings) -> list[str]:
         f"as of {settings.training.validation_as_of}, evaluated as of {settings.evaluation.as_of}, each of all.",
         "Labelled users are drawn by a hash of user and seed, the same for every way. The default network `hybrid`,",
         f"default settings but for the most epochs ({epochs}) and a patience of {PATIENCE}, without a teacher or a",
-        "refit: what true outcomes of few members are worth is what is asked.",
+        "refit: the question is what the true outcomes of few members are worth.",
         "",
         "The encoder (embedding and GRU) is pretrained once per seed on the sequences of all members at the training",
         f"dates, without outcomes: contrastive slices (weight {pretraining.contrastive_weight:g}) and the next event "
@@ -168,13 +171,13 @@ def _of(found: Figures, share: float, way: str, seeds: int) -> list[dict[str, fl
     return [found[name] for name in names if name in found]
 
 
-def _row(found: Figures, share: float, way: str, seeds: int) -> str:
+def _row(found: Figures, share: float, way: str, seeds: int) -> list[str]:
     runs = _of(found, share, way, seeds)
     cells = (np.array([run[figure] for run in runs]) for figure in FIGURES)
-    return f"| {share:.0%} | {way} | {len(runs)} | {' | '.join(f'{c.mean():.3f} ± {c.std():.3f}' for c in cells)} |"
+    return [f"{share:.0%}", way, str(len(runs)), *(f"{c.mean():.3f} ± {c.std():.3f}" for c in cells)]
 
 
-def _difference(found: Figures, share: float, way: str, seeds: int) -> str:
+def _difference(found: Figures, share: float, way: str, seeds: int) -> list[str]:
     pairs = [
         (found[f"{share:g} {way} {seed}"], found[f"{share:g} from scratch {seed}"])
         for seed in range(1, seeds + 1)
@@ -185,7 +188,7 @@ def _difference(found: Figures, share: float, way: str, seeds: int) -> str:
         gaps = np.array([mine[figure] - other[figure] for mine, other in pairs])
         error = f" ± {gaps.std(ddof=1) / np.sqrt(len(gaps)):.3f}" if len(gaps) > 1 else ""
         cells.append(f"{gaps.mean():+.3f}{error}" if len(gaps) else "-")
-    return f"| {share:.0%} | {way} | {' | '.join(cells)} |"
+    return [f"{share:.0%}", way, *cells]
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
     .venv/bin/python -m bench.forecasts.search --minutes 10 \
         --set 'training.as_of={from: 2017-03-01, to: 2017-06-28, every: 1w}'
 
-A fold is validated at one as-of date and trained on those whose outcomes had passed by then, so no trial sees what
-comes after. All dates are the training dates and the validation date of the settings; the evaluation date is not read.
+A fold is validated at one as-of date and trained on the dates whose outcomes were known by then, so no trial sees the
+future. The dates are the training dates and the validation date of the settings; the evaluation date is not read.
 A trial trains one configuration on each fold, in one process, with the feed, loop and networks of `train_model`, and
 is given up early when it does worse than half of those before it. Trials are kept in `ROOT/search.db`: a further run
-with the same rows and networks goes on where the last one ended, and writes docs/search.md and docs/search.png anew.
+with the same rows and networks goes on where the last one ended, and writes docs/results/search.md and search.png anew.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import yaml
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bench import tables
 from bench.forecasts.demo import CONFIGS
 from features.core.errors import DateError, SettingsError, TiercastError
 from features.spark.session import open_session
@@ -71,11 +72,11 @@ def time_folds(dates: Sequence[dt.date], horizon_days: int, count: int) -> list[
 
     Args:
         dates: as-of dates with outcomes.
-        horizon_days: a date can be learned from once so many days have passed.
-        count: how many.
+        horizon_days: days until a date can be learned from.
+        count: number of folds.
 
     Raises:
-        DateError: the dates leave fewer folds.
+        DateError: the dates allow fewer folds.
     """
     horizon, possible = dt.timedelta(days=horizon_days), []
     for date in sorted(set(dates), reverse=True):
@@ -153,7 +154,7 @@ SPACES: Mapping[str, Callable[[Trial], dict[str, Any]]] = {
     "cnn": _cnn,
     "lstm": _lstm,
 }
-"""What can be chosen of each network beside what all have."""
+"""Choices of each network beside those that all networks have."""
 JOINED = ("hybrid", "transformer")
 """Networks with an auxiliary value."""
 
@@ -198,7 +199,7 @@ def mean_loss(trial: Trial, plans: Sequence[Plan], networks: Sequence[str], dead
 
 
 def search(plans: Sequence[Plan], networks: Sequence[str], database: str, name: str, deadline: float) -> None:
-    """One worker: trial after trial until the deadline."""
+    """One worker: runs trials until the deadline."""
     import keras
 
     study = opened(database, name)
@@ -219,7 +220,7 @@ def search(plans: Sequence[Plan], networks: Sequence[str], database: str, name: 
 
 def opened(database: str, name: str) -> optuna.Study:
     """The study of these folds and networks, new or with the trials of earlier runs."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what failed is told by the workers
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # workers report failures
     return optuna.create_study(
         storage=f"sqlite:///{database}",
         study_name=name,
@@ -294,7 +295,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that were not given up, best first."""
+    """Trials that ran on all folds, best first."""
     whole = [t for t in trials if t.state == TrialState.COMPLETE]
     return sorted(whole, key=lambda t: (t.value or 0.0, t.number))
 
@@ -319,9 +320,10 @@ def page(trials: Sequence[FrozenTrial], folds: Sequence[Fold], networks: Sequenc
         "",
         "![Loss by trial](search.png)",
         "",
-        f"| trial | mean | {' | '.join(f'fold {k}' for k in range(len(folds)))} | network | settings |",
-        f"|---|---|{'---|' * len(folds)}---|---|",
-        *map(_row, best[:SHOWN]),
+        tables.markdown(
+            ["trial", "mean", *(f"fold {k}" for k in range(len(folds))), "network", "settings"],
+            [_row(trial) for trial in best[:SHOWN]],
+        ),
         "",
     ]
     if best:
@@ -333,10 +335,10 @@ def _listed(dates: Dates) -> str:
     return ", ".join(map(str, dates)) if len(dates) < 5 else f"{dates[0]} to {dates[-1]}, {len(dates)} dates"
 
 
-def _row(trial: FrozenTrial) -> str:
-    losses = " | ".join(f"{loss:.4f}" for loss in trial.user_attrs["losses"])
+def _row(trial: FrozenTrial) -> list[str]:
+    losses = [f"{loss:.4f}" for loss in trial.user_attrs["losses"]]
     chosen = ", ".join(f"{n} {_short(v)}" for n, v in trial.params.items() if n != "network")
-    return f"| {trial.number} | {trial.value:.4f} | {losses} | {trial.params['network']} | {chosen} |"
+    return [str(trial.number), f"{trial.value:.4f}", *losses, trial.params["network"], chosen]
 
 
 def _short(value: Any) -> str:
@@ -384,7 +386,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--config", action="append", metavar="YAML", help="settings, repeatable; default: the demo's")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     made.add_argument("--root", default="build/search", help="where trials are kept")
-    made.add_argument("--page", default="docs/search.md", help="where results are written, with a .png beside it")
+    made.add_argument("--page", default="docs/results/search.md", help="results, with a .png beside")
     return made
 
 

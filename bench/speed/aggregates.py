@@ -1,7 +1,7 @@
 """Arrays, window aggregates and current tier of one as-of date, as the job writes them, by Spark SQL and by Polars.
 
-Both start from `events`, as their users would; `tier_age_days`, which takes the tier on every day of the past, is the
-one column that they leave out.
+Both start from `events`, as their users would. They leave out one column, `tier_age_days`, which needs the tier on
+every day of the past.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEFT_OUT = "tier_age_days"
 
 
 def wanted(spec: SequenceSpec) -> list[str]:
-    """The aggregate columns that every way gives."""
+    """The aggregate columns that all ways compute."""
     return [c for c in aggregate_columns(spec.aggregates) if c != LEFT_OUT]
 
 
@@ -100,7 +100,7 @@ def _spark_windows(days: DataFrame, as_of: dt.date, spec: SequenceSpec) -> DataF
 
 
 def polars(files: list[str], out: str, as_of: dt.date, spec: SequenceSpec) -> None:
-    """The same by Polars' eager engine, which is its fastest here."""
+    """The same by the eager engine of Polars, its fastest here."""
     instant = dt.datetime.combine(as_of, dt.time(), dt.UTC)
     scanned = pl.scan_parquet(files, hive_partitioning=False).select(*ORDER, *CHANNELS)
     events = scanned.filter(pl.col("event_time") < instant).collect()
@@ -188,7 +188,7 @@ def check_equal(place: str, other: str, spec: SequenceSpec) -> None:
         raise AssertionError(f"{other}: other tiers")
     for name in wanted(spec):
         a, b = (_numbers(rows[name]) for rows in (mine, theirs))
-        # Spreads are differences of large sums, which each engine adds in an order of its own.
+        # Deviations are differences of large sums, which each engine adds in its own order.
         if not np.allclose(a, b, rtol=1e-6, atol=1e-3 if "_std" in name else 1e-6, equal_nan=True):
             raise AssertionError(f"{other}: other values of {name}")
 

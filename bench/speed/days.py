@@ -1,7 +1,7 @@
-"""One more day, by the jobs themselves: what it costs until the date can be scored, and what scoring costs then.
+"""One more day by the jobs: the cost until the date can be scored, and the cost of scoring it.
 
-A history without its last days is made, rolled up and compacted once; then each of the last days arrives and is
-measured: from the snapshot of the day before, from sequences that lie ready, and from all events.
+A history without its last days is made, rolled up and compacted once. Then each of the last days arrives and is
+measured: from the snapshot of the day before, from sequences built before, and from all events.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROLLUP, REBUILD = "the day's rollup", "rollup and sequences from all events"
 READY, CARRIED = "score_users, sequences lie ready", "score_users from the snapshot"
 COMPACT, BUILT = "compact, from the snapshot before", "build_sequences from the snapshot"
 TURNS = 2
-"""So often a date is scored either way, one after the other: how fast a machine is changes within minutes."""
+"""How often a date is scored each way, in turns: the speed of a machine changes within minutes."""
 
 
 def settings(root: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Days:
     """A storage root to which one day after another is added."""
 
     def __init__(self, spark: SparkSession, folder: Path, programme: Programme, last_days: int) -> None:
-        """Make the history without the last days."""
+        """Make the history without its last days."""
         self.spark, self.programme, self.last_days = spark, programme, last_days
         self.root = folder / f"days-{programme.events}-{programme.users}-{programme.days}"
         shutil.rmtree(self.root, ignore_errors=True)
@@ -77,12 +77,12 @@ class Days:
         events.write(spark, programme, str(self.root), 0, self.first)
 
     def job(self, number: int) -> Job:
-        """For the as-of date after the day of a number."""
+        """A job for the as-of date after the day with this number."""
         date = self.programme.dates[number] + dt.timedelta(days=1)
         return Job(self.settings, self.spark, argparse.Namespace(as_of=[date], since=None, rebuild=False))
 
     def measured(self) -> dict[str, Cost]:
-        """Medians over the last days, of scoring over `TURNS` turns of each; the rebuild once."""
+        """Median costs over the last days, of scoring over `TURNS` turns of each; the rebuild is measured once."""
         found: dict[str, list[Cost]] = {}
 
         def timed(name: str, body: Callable[[Job], object], job: Job) -> None:
@@ -91,7 +91,7 @@ class Days:
         pinned_inputs.update_user_days(self.job(self.first - 1))
         timed("compact, from all events", compact.run, self.job(self.first - 1))
         self._bundle()
-        score_users.run(self.job(self.first - 1))  # warm
+        score_users.run(self.job(self.first - 1))  # warm up
         for number in range(self.first, self.programme.days):
             events.write(self.spark, self.programme, str(self.root), number, number + 1)
             job = self.job(number)

@@ -1,7 +1,7 @@
 """A made-up programme's behaviour events at any size, as `ingest_events` would have written them to Delta.
 
-Members buy lognormally often, a few bots buy a thousand times as much, some events arrive days late, some instants are
-shared. Each day is made by itself from the seed, so any size is made in flat memory.
+Numbers of purchases are lognormal, a few bots buy a thousand times as much, some events arrive days late, some share
+their time. Each day is made separately from the seed, so memory does not grow with the size.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Programme:
     """Size and shape of the events.
 
     Attributes:
-        events: about how many in all.
+        events: number of events, about.
         users: members that events are drawn for.
-        days: dates they are spread over, the last of which is the day before `as_of`.
+        days: number of dates; the last is the day before `as_of`.
         as_of: the as-of date after the last of them.
-        bots: members with a thousand times the usual number of events.
-        late: share of a day's events that arrive in a file of their own, days later.
-        seed: of everything.
+        bots: number of members with a thousand times the usual number of events.
+        late: share of a day's events that arrive days later, in a file of their own.
+        seed: seed of all random numbers.
     """
 
     events: int
@@ -71,7 +71,7 @@ def hexadecimal(numbers: npt.NDArray[np.uint64]) -> pa.Array:
 
 
 def user_ids(programme: Programme) -> npt.NDArray[np.uint64]:
-    """[users, 2] the numbers behind each member's id, ascending."""
+    """[users, 2] the numbers of each member's id, ascending."""
     made = np.random.default_rng(programme.seed).integers(0, 2**64, (programme.users, 2), np.uint64)
     return made[np.lexsort((made[:, 1], made[:, 0]))]
 
@@ -136,7 +136,7 @@ def _table(
 
 
 def number_of(programme: Programme, date: dt.date) -> int:
-    """Place of a date among the programme's."""
+    """Place of a date among those of the programme."""
     return (date - programme.dates[0]).days
 
 
@@ -149,7 +149,7 @@ def _money(micros: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]) -> pa.Ar
 def write(spark: SparkSession, programme: Programme, root: str, first: int = 0, last: int | None = None) -> str:
     """Write what arrived on the days first..last-1 to the `events` table under `root` and return the table's place.
 
-    Late events lie in a file of their own that arrives `LATE_DAYS` after the other one of their date.
+    Late events are in a file of their own, which arrives `LATE_DAYS` after the other file of their date.
     """
     place = places.join(root, "tables", "events")
     delta_tables.ensure(spark, place, EVENTS, {"tiercast.key_check": "bench"})

@@ -1,7 +1,7 @@
-"""Ingest of made-up source rows: the job itself, and the same checks by DuckDB and by Polars.
+"""Ingest of made-up source rows: by the job, and the same checks by DuckDB and by Polars.
 
-All read the rows as text, refuse bad ones with their reasons, settle repeats by id and content, and write the accepted
-events by date, user, time and id. DuckDB's pseudonyms are one keyed hash in place of HMAC's two; Polars has none.
+All read the rows as text, refuse bad rows with reasons, resolve repeats by id and content, and write the accepted
+events by date, user, time and id. DuckDB's pseudonyms are one keyed hash where HMAC takes two; Polars has none.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from jobs.running.settings_files import load
 KEY = "a key for measuring, and for nothing else"
 COLUMNS = ("id", "who", "at", "kind", "paid", "items", "shop", "channel")
 BAD, REPEATED = 0.01, 0.01
-_CHUNK = 250_000  # rows of a file; engines share files out to cores
+_CHUNK = 250_000  # rows of a file; engines distribute files over cores
 _FIRST = np.datetime64("2024-01-01T00:00:00")
 _DAYS = 91
 
 
 def write_source(folder: Path, rows: int, form: str) -> str:
-    """Files of text rows: some have no user, type or number, some come twice; returns their folder."""
+    """Write files of text rows, some without user, type or number, some repeated; returns their folder."""
     place = Path(emptied(f"{folder}/source-{form}-{rows}"))
     place.mkdir(parents=True)
     for number, start in enumerate(range(0, rows, _CHUNK)):
@@ -53,7 +53,7 @@ def _rows(start: int, count: int) -> pa.Table:
     chance = np.random.default_rng(start + 1)
     number = np.arange(start, start + count)
     number = np.where(chance.random(count) < REPEATED, np.maximum(number - 1, start), number)
-    mixed = (number * 2654435761) % (1 << 32)  # what a row holds follows from its number, so repeats are equal
+    mixed = (number * 2654435761) % (1 << 32)  # the content of a row follows from its number, so repeats are equal
     second = mixed % (_DAYS * 86_400)
     bad = (mixed % 1000) < BAD * 1000
     which = mixed % 3
@@ -79,7 +79,7 @@ def _rows(start: int, count: int) -> pa.Table:
 
 
 def tiercast(spark: SparkSession, source: str, form: str, root: str) -> dict[str, int]:
-    """The job; returns its counts."""
+    """By the job; returns its counts."""
     os.environ.setdefault("TIERCAST_PSEUDONYM_KEY", KEY)
     tree = programme_settings(Path(emptied(root)))
     table: dict[str, Any] = {"format": form, "uri": source}
@@ -113,7 +113,7 @@ _REASONS = """[
 
 
 def duckdb_checks(source: str, form: str, out: str) -> dict[str, int]:
-    """One query for the statuses, two files of its rows."""
+    """By DuckDB: one query for the statuses, and two files of its rows."""
     read = f"read_parquet('{source}/*.parquet')"
     if form == "csv":
         read = f"read_csv('{source}/*.csv', header = true, all_varchar = true)"
@@ -147,7 +147,7 @@ def duckdb_checks(source: str, form: str, out: str) -> dict[str, int]:
 
 
 def polars_checks(source: str, form: str, out: str) -> dict[str, int]:
-    """Lazy expressions, collected once; ids stay as they are."""
+    """By Polars: lazy expressions, collected once; ids are not replaced."""
     rows = (
         pl.scan_parquet(f"{source}/*.parquet")
         if form == "parquet"

@@ -1,4 +1,4 @@
-"""Wall time, CPU time of the whole process tree, and peak memory of each process, of one call after another."""
+"""Measures calls: wall time, CPU time of the whole process tree, and peak memory of each process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY_SECONDS = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one call took: `wall` and `cpu` seconds, `peaks` MB of memory by kind of process."""
+    """Cost of one call: `wall` and `cpu` seconds, `peaks` in MB of memory by kind of process."""
 
     wall: float
     cpu: float
@@ -24,7 +24,7 @@ class Cost:
 
 
 def measure(call: Callable[[], object]) -> Cost:
-    """Run a call and measure this process and all its children; CPU of children that end meanwhile is lost."""
+    """Run a call and measure this process and its children; CPU of children that end meanwhile is not counted."""
     tree, peaks, ended = _Tree(), dict[str, float](), threading.Event()
     watcher = threading.Thread(target=_watch, args=(tree, peaks, ended))
     before, start = tree.cpu(), time.perf_counter()
@@ -39,7 +39,7 @@ def measure(call: Callable[[], object]) -> Cost:
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], runs: int, warm: int = 1) -> dict[str, Cost]:
-    """Median costs of several calls, run in turns so that a slow moment of the machine meets all of them."""
+    """Median costs of several calls, run in turns so that a slow moment of the machine affects all of them."""
     found: dict[str, list[Cost]] = {name: [] for name in calls}
     for turn in range(warm + runs):
         for name, call in calls.items():
@@ -50,7 +50,7 @@ def alternate(calls: Mapping[str, Callable[[], object]], runs: int, warm: int = 
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """Median of each figure, and the highest peaks."""
+    """Median of each figure, and the highest peak of each kind of process."""
     kinds = {kind for cost in costs for kind in cost.peaks}
     return Cost(
         statistics.median(c.wall for c in costs),
@@ -60,7 +60,7 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 
 class _Tree:
-    """This process and its children; what dead children used is remembered as last seen."""
+    """This process and its children; for dead children the last figures seen count."""
 
     def __init__(self) -> None:
         self._root, self._seen = psutil.Process(), dict[int, float]()

@@ -1,4 +1,4 @@
-"""What docs/benchmarks.md shows of measures: a table of each, and one picture of all."""
+"""How docs/results/benchmarks.md shows what was measured: a table for each section, and one picture of all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from bench import tables
 from bench.speed.measure import Cost
 from training.report.plots import ACCENT, INK, MUTED, RULE
 
@@ -18,13 +19,13 @@ _TICKS = (1.0, 2.0, 5.0)
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Ways to do one thing.
+    """Several ways to do one thing.
 
     Attributes:
         title: what is done.
-        costs: of each way.
-        first: the way that the others are compared with.
-        note: what must be known to read the table.
+        costs: cost of each way, by its name.
+        first: name of the way that the others are compared with.
+        note: what a reader must know about the table.
     """
 
     title: str
@@ -33,16 +34,17 @@ class Section:
     note: str
 
     def times_as_long(self, name: str) -> float:
-        """Wall time of a way in that of the first."""
+        """Wall time of a way, divided by that of the first."""
         return self.costs[name].wall / self.costs[self.first].wall
 
     def text(self) -> str:
-        """The table, ratios to the first, in Markdown."""
-        lines = ["| way | wall s | CPU s | times as long | peak MB |", "|---|---|---|---|---|"]
+        """The section in Markdown, with ratios to the first way."""
+        rows = []
         for name, cost in self.costs.items():
             peaks = ", ".join(f"{kind} {mb:,.0f}" for kind, mb in sorted(cost.peaks.items()))
-            lines.append(f"| {name} | {cost.wall:.1f} | {cost.cpu:.1f} | {self.times_as_long(name):.2f} | {peaks} |")
-        return "\n".join([f"## {self.title}", "", self.note, "", *lines, ""])
+            rows.append([name, f"{cost.wall:.1f}", f"{cost.cpu:.1f}", f"{self.times_as_long(name):.2f}", peaks])
+        table = tables.markdown(["way", "wall s", "CPU s", "times as long", "peak MB"], rows)
+        return "\n".join([f"## {self.title}", "", self.note, "", table, ""])
 
 
 def picture(sections: Sequence[Section]) -> Figure:
@@ -63,7 +65,7 @@ def picture(sections: Sequence[Section]) -> Figure:
 
 
 def _bars(axes: Axes, section: Section) -> None:
-    """The ways of a section from the top, each from 1 to its ratio, its seconds beside it."""
+    """The ways of a section from the top: a bar from 1 to the ratio of each, with its seconds beside it."""
     names = list(section.costs)
     for place, name in enumerate(names):
         ratio = section.times_as_long(name)

@@ -1,8 +1,8 @@
-"""Measures Tiercast beside what one could use instead and writes docs/benchmarks.md and its picture.
+"""Compares the speed of Tiercast with other engines and writes docs/results/benchmarks.md and its picture.
 
     make bench              # events, users and days can be set: python -m bench.speed.run --help
 
-Outputs are compared for equality before they are timed; every measure is the median of several warm runs in turns.
+Outputs are checked for equality before they are timed. Every figure is the median of several warm runs in turns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
+from bench import tables
 from bench.speed import aggregates, days, events, ingest, scoring, sequences, training
 from bench.speed.days import Days
 from bench.speed.events import Programme
@@ -51,7 +52,7 @@ SPARK: dict[str, str | int | bool] = {
 
 
 class Bench:
-    """Made-up tables under a folder, and the measures over them."""
+    """Made-up tables under a folder, and what is measured on them."""
 
     def __init__(self, spark: SparkSession, folder: Path, programme: Programme) -> None:
         self.spark, self.folder, self.programme, self.spec = spark, folder, programme, scoring.spec(LENGTH)
@@ -75,12 +76,12 @@ class Bench:
         return rollup.build(self.spark, files, self.events, self.days, self.spec.aggregates, ROWS_PER_RANGE)
 
     def out(self, name: str) -> str:
-        """Where an output lies."""
+        """Path of an output."""
         return str(self.folder / "out" / name)
 
     def arrays(self) -> dict[str, Cost]:
-        """The arrays alone, by each engine, compared first."""
-        # Ties that a way does not break keep the order of the files: late events come after the others of their date.
+        """Costs of the arrays alone, by engine; outputs are compared first."""
+        # Ties that a way does not break keep the order of the files: late events come last on their date.
         files = [f.uri for f in sorted(self.event_files, key=lambda f: (f.date, -f.rows))]
         as_of = self.programme.as_of
         ways: dict[str, Callable[[str], None]] = {
@@ -108,7 +109,7 @@ class Bench:
         return lambda: way(out)
 
     def whole(self) -> dict[str, Cost]:
-        """Arrays, aggregates and current tier of one date, by each engine, compared first."""
+        """Costs of arrays, aggregates and current tier of one date, by engine; outputs are compared first."""
         files, as_of = [f.uri for f in self.event_files], self.programme.as_of
         mine, by_spark, by_polars = (self.out(n) for n in ("dates", "whole_spark", "whole_polars"))
         calls: dict[str, Callable[[], object]] = {
@@ -125,7 +126,7 @@ class Bench:
         )
 
     def ingests(self, rows: int, form: str) -> dict[str, Cost]:
-        """Source rows of a format checked and written, by each engine; the counts are compared first."""
+        """Costs of checking and writing source rows of a format, by engine; counts are compared first."""
         source = ingest.write_source(self.folder, rows, form)
         mine, by_duckdb, by_polars = (self.out(n) for n in ("ingest", "ingest_duckdb", "ingest_polars"))
         calls: dict[str, Callable[[], dict[str, int]]] = {
@@ -139,7 +140,7 @@ class Bench:
         return alternate(calls, RUNS, warm=0)
 
     def dates(self) -> dict[str, Cost]:
-        """One date, and many in one pass."""
+        """Costs of one date, and of many in one pass."""
         few, many = ([self.programme.as_of - dt.timedelta(days=n) for n in range(count)] for count in (1, DATES))
         calls: dict[str, Callable[[], object]] = {
             "one date": lambda: self._pass(few),
@@ -150,7 +151,7 @@ class Bench:
         return alternate(calls, RUNS)
 
     def _unwritten(self, dates: list[dt.date]) -> int:
-        """How many rows the dates have: made, and dropped."""
+        """Number of rows of the dates, which are built and dropped."""
         work = self._work(dates)
         ranges = range_tasks.ranges_of_users(work, ROWS_PER_RANGE, self.spark.sparkContext.defaultParallelism)
 
@@ -168,7 +169,7 @@ class Bench:
         return Pass(self.event_files, self.day_files, True, outputs, self.spec, 90)
 
     def scores(self, users: int) -> dict[str, dict[str, Cost]]:
-        """Scoring by each network: the job's way, the bare network on ready tensors, and what users write first."""
+        """Costs of scoring by network: the job, the bare network on tensors made before, and what users would write."""
         as_of, models, contract = self.programme.as_of, self.out("models"), self.spec.contract
         files = scoring.sampled(self._pass([as_of]), users, sequences.emptied(self.out("users")), as_of)
         at_once = self.spark.sparkContext.defaultParallelism
@@ -209,8 +210,8 @@ class Bench:
         feed = training.feed_seconds(frame, contract, dates, folder)
         ranks = training.ranks_speed(self.spark, frame, contract, dates, folder)
         base, one = feed["tensors that lie ready"], ranks[training.ONE_RANK]
-        lines = [f"| {name} | {s * 1000:.1f} | {s / base:.2f} |" for name, s in feed.items()]
-        speeds = [f"| {name} | {rows:,.0f} | {rows / one:.2f} |" for name, rows in ranks.items()]
+        sources = [[name, f"{s * 1000:.1f}", f"{s / base:.2f}"] for name, s in feed.items()]
+        speeds = [[name, f"{rows:,.0f}", f"{rows / one:.2f}"] for name, rows in ranks.items()]
         return "\n".join(
             [
                 "## Training hybrid: where a step's tensors come from",
@@ -219,16 +220,14 @@ class Bench:
                 "rank keeps, so the first epoch alone reads them; it is left out. Batches by length, but for rows",
                 "given one by one, which are padded to the full width.",
                 "",
-                "| tensors | ms a step | times as long |\n|---|---|---|",
-                *lines,
+                tables.markdown(["tensors", "ms a step", "times as long"], sources),
                 "",
                 "## Training hybrid: ranks, and batches by length",
                 "",
                 f"Whole trainings by Horovod on Spark, {users:,} members, rows a second after the first epoch. One",
                 "rank is kept to one core, with its feed and all of Spark.",
                 "",
-                "| ranks and batches | rows a second | times as fast |\n|---|---|---|",
-                *speeds,
+                tables.markdown(["ranks and batches", "rows a second", "times as fast"], speeds),
                 "",
             ]
         )
@@ -250,7 +249,7 @@ def made_of(programme: Programme) -> str:
 
 
 def sections(bench: Bench, day: Days, rows: int, users: int) -> Iterator[Section]:
-    """All that is compared by cost."""
+    """Everything that is compared by cost."""
     equal = "All ways give equal rows, compared before they are timed."
     yield Section(f"The last {LENGTH} events of each user, Delta to table", bench.arrays(), "Tiercast", equal)
     yield Section(
@@ -314,7 +313,7 @@ def main() -> None:
     options.add_argument("--scored", type=int, default=60_000, help="users to score")
     options.add_argument("--trained", type=int, default=24_000, help="users to train on")
     options.add_argument("--folder", type=Path, default=Path("build/bench"))
-    options.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    options.add_argument("--page", type=Path, default=Path("docs/results/benchmarks.md"))
     chosen = options.parse_args()
     os.environ.update(QUIET_TENSORFLOW)
     spark = open_session("tiercast bench", "local[*]", SPARK)

@@ -1,4 +1,4 @@
-"""Scoring a table of sequences: the job's own way, what users write first, and the bare network on ready tensors."""
+"""Scoring a table of sequences: by the job, by what users would write, and by the bare network on ready tensors."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def bundle_of(models: str, name: str, contract: Contract, rows: pa.Table) -> Man
 
 
 def sampled(files: Sequence[AddedFile], users: int, place: str, as_of: dt.date) -> list[TableFile]:
-    """About as many users of the sequences, in as many files, evenly over all ids."""
+    """About this many users of the sequences, in as many files, evenly over all ids."""
     step = max(1, round(sum(f.rows for f in files) / users))
     found = []
     for file in files:
@@ -193,7 +193,7 @@ _PATIENCE = 600  # seconds; a process that died must not be waited for
 
 
 class BareLoop:
-    """The job's compiled function over ready tensors, a process per core: what no way of scoring can beat."""
+    """The job's compiled function over ready tensors, a process per core: a lower bound of the cost of scoring."""
 
     def __init__(self, rows: pa.Table, models: str, version: str, cores: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -237,7 +237,7 @@ def sample(sequences: DataFrame, contract: Contract, rows: int) -> pa.Table:
 
 
 def consumed(scores: DataFrame) -> None:
-    """Compute every row and keep none."""
+    """Compute every row and keep none of them."""
     scores.write.format("noop").mode("overwrite").save()
 
 

@@ -1,6 +1,6 @@
-"""Sequences of one as-of date from the `events` table to a table of their own: Tiercast and what one could use instead.
+"""Sequences of one as-of date, from the `events` table to a table of their own: by Tiercast and by other engines.
 
-Every way yields the same rows: the last L events of each user before D by time and event id, as parallel arrays.
+Every way gives the same rows: the last L events of each user before D by time and event id, as parallel arrays.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _SCHEMA = pa.schema(
 
 
 def contract(length: int) -> Contract:
-    """The arrays alone."""
+    """The arrays only."""
     return Contract(length, NUMERIC, CATEGORICAL, (), ("a", "b"), "", 90, "event_time")
 
 
 def emptied(place: str) -> str:
-    """The place with nothing in it."""
+    """The folder, emptied."""
     shutil.rmtree(place, ignore_errors=True)
     return place
 
 
 def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.date, length: int, rows: int) -> None:
-    """The shell's own reader and kernel, without the aggregates."""
+    """By the reader and kernel of the jobs, without the aggregates."""
     wanted = [Output(SEQUENCES, emptied(out), as_of, "")]
     work = Pass(events, (), True, wanted, SequenceSpec(contract(length), None), 90)  # type: ignore[arg-type]
     ranges = range_tasks.ranges_of_users(work, rows, spark.sparkContext.defaultParallelism)
@@ -83,7 +83,7 @@ def tiercast(spark: SparkSession, events: list[TableFile], out: str, as_of: dt.d
 
 
 def spark_collect_list(spark: SparkSession, place: str, out: str, as_of: dt.date, length: int) -> None:
-    """A sorted list of structs per user, as pytorch-lifestream builds it, written by Spark's Delta writer."""
+    """By Spark SQL: a sorted list of structs per user, as in pytorch-lifestream, written by Spark's Delta writer."""
     events = delta_tables.read(spark, place).where(f.col("event_date") < f.lit(as_of))
     spark_lists(events, as_of, length).write.format("delta").save(emptied(out))
 
@@ -101,12 +101,12 @@ def spark_lists(events: DataFrame, as_of: dt.date, length: int) -> DataFrame:
 
 
 def polars_eager(files: list[str], out: str, as_of: dt.date, length: int) -> None:
-    """Read, sort by the total order, last rows of each group."""
+    """By Polars: read, sort by the total order, take the last rows of each group."""
     _polars(files, as_of, length, ORDER).collect().write_delta(emptied(out))
 
 
 def polars_streaming(files: list[str], out: str, as_of: dt.date, length: int) -> None:
-    """The same through Polars' streaming engine."""
+    """The same by the streaming engine of Polars."""
     _polars(files, as_of, length, ORDER).collect(engine="streaming").write_delta(emptied(out))
 
 
@@ -128,7 +128,7 @@ def _polars(files: list[str], as_of: dt.date, length: int, order: list[str]) -> 
 
 
 def duckdb_lists(files: list[str], out: str, as_of: dt.date, length: int) -> None:
-    """A window function for the last events, lists by a sorted aggregate, written as parquet."""
+    """By DuckDB: a window function for the last events, lists by a sorted aggregate, written as parquet."""
     Path(emptied(out)).mkdir(parents=True)
     lists = ", ".join(
         f"list({c}::{_DUCK.get(c, 'VARCHAR')} ORDER BY event_time, event_id) {array_column(c)}" for c in CHANNELS
@@ -153,7 +153,7 @@ _DUCK = {"amount": "FLOAT", "items": "FLOAT"}
 
 
 def rows_of(place: str) -> pa.Table:
-    """Rows of an output in a fixed order and form, for comparing."""
+    """Rows of an output in a fixed order and form, to compare them."""
     parts = [pq.ParquetFile(p).read(columns=_SCHEMA.names) for p in sorted(Path(place).rglob("*.parquet"))]
     typed = [_typed(part) for part in parts]
     return pa.concat_tables(typed).sort_by("user_id")

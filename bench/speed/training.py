@@ -1,4 +1,4 @@
-"""Training: the feed beside tensors that lie ready and beside rows given one by one, and two ranks beside one."""
+"""Training: the feed compared with tensors made before and with rows one by one, and two ranks with one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from training.spark.verdicts import Judging
 MODEL = ModelSettings(name="hybrid")
 BatchKind = Literal["global", "per_rank"]
 ONE_RANK = "1 rank, 256 rows a step"
-ROWS_ONE_BY_ONE = 2560  # ten steps: enough to tell, and slow
+ROWS_ONE_BY_ONE = 2560  # ten steps are enough, and slow
 
 
 def settings(dates: list[dt.date], ranks: int, by_length: bool, batch: BatchKind = "global") -> TrainingSettings:
@@ -93,7 +93,7 @@ def ways(dates: list[dt.date]) -> dict[str, TrainingSettings]:
 
 
 def outcomes_of(sequences: DataFrame) -> DataFrame:
-    """Made-up outcomes: how fast training is does not depend on what comes true."""
+    """Made-up outcomes: the speed of training does not depend on them."""
     rank = f.least(f.col("current_tier_rank") + (f.rand(1) < 0.2).cast("int"), f.lit(2))
     value = f.col("spend_90d").cast("decimal(28,6)")
     return sequences.select("user_id", "as_of_date", "inputs_id", rank.alias(OUTCOME_RANK), value.alias(OUTCOME_VALUE))
@@ -117,7 +117,7 @@ JUDGING = Judging(
 def ranks_speed(
     spark: SparkSession, sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str
 ) -> dict[str, float]:
-    """Rows a second of whole trainings, by ranks and by how batches are put together."""
+    """Rows per second of whole trainings, by ranks and by the kind of batches."""
     outcomes, found = outcomes_of(sequences).cache(), {}
     for number, (name, chosen) in enumerate(ways(dates).items()):
         place, staging = f"{folder}/training-{number}", f"{folder}/staging"
@@ -131,7 +131,7 @@ def ranks_speed(
 
 @contextlib.contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Keep this process, its children and theirs to so many cores: a rank is given one, its feed with it."""
+    """Keep this process and all its children to this many cores: one for each rank and its feed."""
     every = os.sched_getaffinity(0)
     _keep_to(set(sorted(every)[:count]))
     try:
@@ -149,7 +149,7 @@ def _keep_to(cores: set[int]) -> None:
 
 
 def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date], folder: str) -> dict[str, float]:
-    """Seconds of a training step on one core, by where its tensors come from."""
+    """Seconds of a training step on one core, by the source of its tensors."""
     chosen = settings(dates, 1, by_length=True)
     outcomes = outcomes_of(sequences)
     examples = staging.stage(sequences, outcomes, contract, chosen, f"{folder}/feed-examples")
@@ -160,7 +160,7 @@ def feed_seconds(sequences: DataFrame, contract: Contract, dates: list[dt.date],
 
 def _measure_feed(plan: Plan) -> dict[str, float]:
     os.environ.update(QUIET_TENSORFLOW)
-    os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})  # a rank has one core for feed and step
+    os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})  # one core for feed and step, as a rank has
     from training.examples.batches import prefetch
     from training.fitting import ranks
 

@@ -20,7 +20,7 @@ from jobs.steps.members import members, sequences_of
 from jobs.steps.reports import write_evaluation
 from jobs.steps.scores import Scoring, score
 from training.bundles.manifest import Manifest, check_no_overlap
-from training.evaluation.comparison import Comparison, Judged, compare
+from training.evaluation.comparison import Comparison, Judged, Rivals, compare
 from training.evaluation.fairness import Fairness
 from training.evaluation.metrics import Evaluation
 from training.rivals.baselines import fit_baselines
@@ -82,10 +82,8 @@ def evaluated(job: Job, record: Run, version: str, date: dt.date) -> Evaluated:
         forecasts.current_rank,
         forecasts.outcome_rank,
         manifest.contract.tiers,
-        baselines,
+        Rivals(baselines, others, failed),
         settings.evaluation.calibration_bins,
-        others,
-        failed,
         settings.evaluation.bootstrap_draws,
     )
     record.counts = {"rows": comparison.model.rows}
@@ -135,7 +133,7 @@ def keep(job: Job, record: Run, found: Evaluated) -> None:
 
 
 def _row(found: Evaluated, name: str, figures: Evaluation, now: dt.datetime) -> tuple[object, ...]:
-    details = figures.to_dict() | {"network_minus_this": found.comparison.intervals.get(name, {})}
+    details = dataclasses.asdict(figures) | {"network_minus_this": found.comparison.intervals.get(name, {})}
     return (
         found.manifest.version, name, figures.rows, figures.accuracy, figures.macro_f1, figures.logloss, figures.kappa,
         figures.brier, figures.calibration_error, figures.upgrade_auc, figures.downgrade_auc,

@@ -17,12 +17,12 @@ from jobs.steps.reasons import reasons_with_losses
 from training.bundles.manifest import Manifest
 from training.evaluation import curves
 from training.evaluation.comparison import Comparison
-from training.evaluation.curves import Standing
+from training.evaluation.curves import TierReliability
 from training.evaluation.fairness import Fairness
 from training.evaluation.metrics import Forecast, summarise_forecast
 from training.judging.drift import PREDICTED_TIER, Shift
 from training.reasons.importance import Overall
-from training.report.contents import ReportInputs, TierCard
+from training.report.contents import ReportInputs, TierCard, TrainingRecord
 from training.report.page import render
 from training.spark.driver_rows import Forecasts, collect_scores
 
@@ -58,18 +58,18 @@ def write_evaluation(
     tiers, evaluation = manifest.contract.tiers, job.settings.evaluation
     ranks = forecasts.current_rank
     forecast = summarise_forecast(forecasts.probabilities, ranks, tiers)
-    standings = curves.standings(
+    by_tier = curves.reliability_by_tier(
         forecasts.probabilities, ranks, forecasts.outcome_rank, tiers,
         evaluation.calibration_bins, evaluation.bootstrap_draws,
     )  # fmt: skip
     reasons = reasons_with_losses(job, manifest, date)
-    _write(job, manifest, date, forecast, comparison, known, reasons, standings, fairness)
+    _write(job, manifest, date, forecast, comparison, known, reasons, by_tier, fairness)
     further = {
-        "by_current_tier": [dataclasses.asdict(standing) for standing in standings],
+        "by_current_tier": [dataclasses.asdict(tier) for tier in by_tier],
         "reasons": [dataclasses.asdict(reason) for reason in reasons.reasons] if reasons else [],
-        "fairness": fairness.to_dict() if fairness else None,
+        "fairness": dataclasses.asdict(fairness) if fairness else None,
     }
-    content = {"as_of": str(date), "model_version": manifest.version, **comparison.to_dict(), **further}
+    content = {"as_of": str(date), "model_version": manifest.version, **dataclasses.asdict(comparison), **further}
     places.write_bytes(address(job, date, "json"), json.dumps(content, indent=1).encode())
 
 
@@ -86,7 +86,7 @@ def _write(
     comparison: Comparison | None,
     known: int,
     reasons: Overall | None = None,
-    standings: Sequence[Standing] = (),
+    by_tier: Sequence[TierReliability] = (),
     fairness: Fairness | None = None,
 ) -> None:
     settings = job.settings
@@ -98,7 +98,6 @@ def _write(
         tiers=[TierCard(x.name, rule.describe(k), tuple(x.benefits)) for k, x in enumerate(settings.tiers.levels)],
         forecast=forecast,
         comparison=comparison,
-        history=manifest.history,
         versions={
             "model": manifest.version,
             "trained on": ", ".join(str(d) for d in manifest.training_dates),
@@ -107,13 +106,16 @@ def _write(
         },
         rows=job.rows_per_table(),
         notes=[*_notes(forecast, known), *(_without_reasons(date) if comparison and not reasons else [])],
-        gate=manifest.verdict,
-        judged_as_of=manifest.validation_date,
+        training=TrainingRecord(
+            history=manifest.history,
+            verdict=manifest.verdict,
+            judged_as_of=manifest.validation_date,
+            predicted_tiers=manifest.profile.training.rows[PREDICTED_TIER][:-1] if manifest.profile else (),
+        ),
         fairness=fairness,
         drift=_drift(job, manifest, date),
-        trained_tiers=manifest.profile.training.rows[PREDICTED_TIER][:-1] if manifest.profile else (),
         reasons=reasons,
-        standings=standings,
+        by_tier=by_tier,
     )
     places.write_bytes(address(job, date), render(inputs).encode())
 

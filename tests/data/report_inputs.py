@@ -86,10 +86,11 @@ def overall_of(tiers: list[str], losses: tuple[float, ...] = (0.01, 0.03)) -> im
 
 def comparison_of(case: dict[str, Any]) -> comparison.Comparison:
     counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
-    return comparison.compare(**case, baselines=baselines.fit_baselines(counts))
+    return comparison.compare(**case, rivals=comparison.Rivals(baselines.fit_baselines(counts)))
 
 
 def inputs_of(case: dict[str, Any], **changes: Any) -> contents.ReportInputs:
+    """A sound report of the members; `changes` by field of the report or of its training record."""
     sound: dict[str, Any] = {
         "title": "Corner shop",
         "as_of": dt.date(2017, 10, 1),
@@ -97,22 +98,26 @@ def inputs_of(case: dict[str, Any], **changes: Any) -> contents.ReportInputs:
         "tiers": [contents.TierCard(name, f"rule of {name}", ["free tea"]) for name in case["tiers"]],
         "forecast": metrics.summarise_forecast(case["probabilities"], case["current"], case["tiers"]),
         "comparison": comparison_of(case),
+        "versions": {"model": "hybrid-1"},
+        "rows": {"events": 155848},
+        "notes": ["A sample of 300 members."],
+    }
+    trained: dict[str, Any] = {
         "history": [
             {"epoch": e, "loss": 1 / e, "validation_loss": 1.1 / e, "learning_rate": 1e-3, "users_per_second": 2e3}
             for e in range(1, 5)
         ],
-        "versions": {"model": "hybrid-1"},
-        "rows": {"events": 155848},
-        "notes": ["A sample of 300 members."],
-        "gate": VERDICT,
+        "verdict": VERDICT,
         "judged_as_of": dt.date(2017, 7, 1),
+        "predicted_tiers": (),
     }
-    return contents.ReportInputs(**(sound | changes))
+    training = contents.TrainingRecord(**{name: changes.pop(name, value) for name, value in trained.items()})
+    return contents.ReportInputs(**(sound | changes), training=training)
 
 
 def whole(case: dict[str, Any]) -> contents.ReportInputs:
     """With all parts that take long to draw."""
-    return inputs_of(case, reasons=overall_of(case["tiers"]), standings=curves.standings(**case, draws=20))
+    return inputs_of(case, reasons=overall_of(case["tiers"]), by_tier=curves.reliability_by_tier(**case, draws=20))
 
 
 def complete(case: dict[str, Any]) -> contents.ReportInputs:
@@ -120,15 +125,19 @@ def complete(case: dict[str, Any]) -> contents.ReportInputs:
     counts = baselines.transition_counts(case["current"], case["outcome"], len(case["tiers"]))
     rivals = {"lightgbm": np.full(case["probabilities"].shape, 1 / 3), "forest": case["probabilities"]}
     beside = comparison.compare(
-        **case, baselines=baselines.fit_baselines(counts), challengers=rivals, failed={"logistic": "no end"}, draws=20
+        **case,
+        rivals=comparison.Rivals(baselines.fit_baselines(counts), rivals, {"logistic": "no end"}),
+        draws=20,
     )
     far = dataclasses.replace(FAIRNESS.disparities[0], difference=0.4, level="refusal")
-    return dataclasses.replace(
-        whole(case),
+    return inputs_of(
+        case,
+        reasons=overall_of(case["tiers"]),
+        by_tier=curves.reliability_by_tier(**case, draws=20),
         comparison=beside,
-        gate=JUDGED,
+        verdict=JUDGED,
         drift=NOW,
-        trained_tiers=(50, 30, 20),
+        predicted_tiers=(50, 30, 20),
         fairness=dataclasses.replace(FAIRNESS, disparities=(far,)),
         versions={f"table {name}": "1234567890abcdef" * 4 for name in ("events", "sequences", "outcomes")},
     )
@@ -138,7 +147,7 @@ def forecast_only(case: dict[str, Any]) -> contents.ReportInputs:
     """Before outcomes are known, of a published model."""
     published = dataclasses.replace(JUDGED, reasons=())
     return inputs_of(
-        case, comparison=None, gate=published, drift=NOW, trained_tiers=(50, 30, 20),
+        case, comparison=None, verdict=published, drift=NOW, predicted_tiers=(50, 30, 20),
         reasons=overall_of(case["tiers"], ()),
     )  # fmt: skip
 

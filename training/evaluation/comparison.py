@@ -22,11 +22,11 @@ class Comparison:
     """The model and its rivals, evaluated on the same rows.
 
     Attributes:
-        model: what is judged.
+        model: figures of the model that is judged.
         baselines: rules by current tier alone.
         challengers: models fitted to the aggregates.
-        intervals: of each baseline and challenger 95 % intervals of the model's figures minus its own, by figure; from
-            a paired bootstrap over the members.
+        intervals: by rival and figure, the 95 % interval of the model's figure minus the rival's; from a paired
+            bootstrap over the members.
         failed: challengers that could not be fitted, and why.
     """
 
@@ -36,9 +36,20 @@ class Comparison:
     intervals: dict[str, dict[str, tuple[float, float]]] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
+
+@dataclasses.dataclass(frozen=True)
+class Rivals:
+    """What a model is compared with.
+
+    Attributes:
+        baselines: rules by current tier.
+        challengers: [n, K] probabilities of models of other kinds, for the rows of the model.
+        failed: challengers that have none, and why.
+    """
+
+    baselines: Mapping[str, Baseline]
+    challengers: Mapping[str, npt.ArrayLike] = dataclasses.field(default_factory=dict)
+    failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def compare(
@@ -46,40 +57,36 @@ def compare(
     current: npt.ArrayLike,
     outcome: npt.ArrayLike,
     tiers: Sequence[str],
-    baselines: Mapping[str, Baseline],
+    rivals: Rivals,
     bins: int = BINS,
-    challengers: Mapping[str, npt.ArrayLike] | None = None,
-    failed: Mapping[str, str] | None = None,
     draws: int = 0,
 ) -> Comparison:
-    """The model beside its rivals on the same rows, each a member; raises ValueError as `evaluate` does.
+    """Evaluate the model and its rivals on the same rows, one for each member; raises ValueError as `evaluate` does.
 
     Args:
         probabilities: [n, K] of the model.
         current: [n] ranks.
         outcome: [n] ranks.
         tiers: names, lowest first.
-        baselines: rules by current tier.
-        bins: of the calibration error.
-        challengers: [n, K] probabilities of others for the same rows, by name.
-        failed: why others have none.
+        rivals: what the model is compared with.
+        bins: number of bins of the calibration error.
         draws: bootstrap samples behind each interval; 0: no intervals.
     """
-    ranks, others = np.asarray(current), dict(challengers or {})
-    rules = {name: b.predict(ranks) for name, b in baselines.items()}
+    ranks, others = np.asarray(current), dict(rivals.challengers)
+    rules = {name: b.predict(ranks) for name, b in rivals.baselines.items()}
     judged = Judged(np.arange(len(ranks)), ranks, np.asarray(outcome), {"": probabilities, **rules, **others})
     return Comparison(
         model=evaluate(probabilities, ranks, outcome, tiers, bins),
         baselines={name: evaluate(p, ranks, outcome, tiers, bins) for name, p in rules.items()},
         challengers={name: evaluate(p, ranks, outcome, tiers, bins) for name, p in others.items()},
         intervals=differences([judged], bins, draws),
-        failed=dict(failed or {}),
+        failed=dict(rivals.failed),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Forecasts of one date: members [n], any ids; ranks [n]; probabilities [n, K] by name, the model's first."""
+    """Forecasts of one date: ids of members [n], ranks [n], probabilities [n, K] by name, the model's first."""
 
     members: npt.NDArray[Any]
     current: Ranks
@@ -87,7 +94,7 @@ class Judged:
     probabilities: Mapping[str, npt.ArrayLike]
 
     def figures(self, name: str, bins: int) -> bootstrap.Figures:
-        """One of the forecasts, made ready for the bootstrap."""
+        """One of the forecasts, prepared for the bootstrap."""
         p, now = checked_forecasts(self.probabilities[name], self.current)
         places = np.stack([equal_mass_bins(p[:, rank], bins) for rank in range(p.shape[1])], axis=1)
         truth = checked_ranks(self.outcome, "outcome", *p.shape)
@@ -97,7 +104,7 @@ class Judged:
 def differences(dates: Sequence[Judged], bins: int, draws: int) -> dict[str, bootstrap.Intervals]:
     """95 % intervals of the model's figures minus each rival's, means over the dates; {} without draws.
 
-    Rivals that are not there at every date are left out.
+    Rivals that do not exist at every date are left out.
     """
     if not draws:
         return {}

@@ -1,4 +1,4 @@
-"""Curves of a forecast: reliability by forecast chance, and gain by share of members contacted."""
+"""Curves of a forecast: how reliable its probabilities are, and what contacting the most promising members finds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ BINS = 15
 
 GAIN_POINTS = 101
 """Points of a gain curve: one for each per cent of the members contacted."""
-
-_Z = 1.959964
-"""Half the width of a 95 % interval, in standard deviations of a normal distribution."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +40,24 @@ class ReliabilityCurve:
 
     def intervals(self) -> list[tuple[float, float]]:
         """95 % interval of each observed share, by its score test (Wilson 1927)."""
-        n, share = np.asarray(self.rows, np.float64), np.asarray(self.observed)
-        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        return list(zip((middle - half).tolist(), (middle + half).tolist(), strict=True))
+        from scipy.stats import binomtest  # slow to import
+
+        counts = [(round(share * n), n) for share, n in zip(self.observed, self.rows, strict=True)]
+        ends = [binomtest(happened, n).proportion_ci(method="wilson") for happened, n in counts]
+        return [(float(low), float(high)) for low, high in ends]
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class TierReliability:
     """How far the forecasts for the members of one current tier can be trusted.
 
     Attributes:
         tier: current tier.
-        members: in it.
+        members: members in it.
         calibration_error: as in `Evaluation`, over these members.
-        interval: 95 % of the error, by the basic bootstrap, which takes out what resampling adds to it; None without
-            draws.
-        reliability: one curve an outcome tier.
+        interval: 95 % interval of the error by the basic bootstrap, which takes out what resampling adds to it; None
+            without draws.
+        reliability: one curve for each outcome tier.
     """
 
     tier: str
@@ -76,7 +74,7 @@ class GainCurve:
     Attributes:
         eligible: members below the top tier.
         upgrades: those of them who moved up.
-        contacted: share of `eligible` contacted, 0..1 in equal steps.
+        contacted: share of `eligible` that is contacted, 0..1 in equal steps.
         found: share of `upgrades` among the contacted; members with equal scores count as if drawn at random.
     """
 
@@ -94,28 +92,28 @@ class GainCurve:
         return self.found_at(contacted) / contacted
 
 
-def standings(
+def reliability_by_tier(
     probabilities: npt.ArrayLike,
     current: npt.ArrayLike,
     outcome: npt.ArrayLike,
     tiers: Sequence[str],
     bins: int = BINS,
     draws: int = 0,
-) -> tuple[Standing, ...]:
-    """The calibration of each current tier that has members; raises ValueError as `evaluate` does.
+) -> tuple[TierReliability, ...]:
+    """Reliability and calibration error for each current tier that has members; raises ValueError as `evaluate` does.
 
     Args:
         probabilities: [n, K].
         current: [n] ranks.
         outcome: [n] ranks.
         tiers: names, lowest first.
-        bins: of the calibration error.
+        bins: number of bins of the calibration error.
         draws: bootstrap samples behind each interval; 0: no intervals.
     """
     p, now = checked_forecasts(probabilities, current, len(tiers))
     truth, chance = checked_ranks(outcome, "outcome", *p.shape), np.random.default_rng(0)
 
-    def standing(tier: str, p: Floats, truth: Ranks) -> Standing:
+    def of_tier(tier: str, p: Floats, truth: Ranks) -> TierReliability:
         curves = reliability_curves(p, truth, bins)
         error, interval = mean_error(curves), None
         if draws:
@@ -123,10 +121,10 @@ def standings(
             errors = [mean_error(reliability_curves(p[rows], truth[rows], bins)) for rows in drawn]
             low, high = np.maximum(2 * error - np.quantile(errors, [0.975, 0.025]), 0).tolist()
             interval = (low, high)
-        return Standing(tier, len(p), error, interval, curves)
+        return TierReliability(tier, len(p), error, interval, curves)
 
     members = [now == rank for rank in range(len(tiers))]
-    return tuple(standing(tier, p[rows], truth[rows]) for tier, rows in zip(tiers, members, strict=True) if rows.any())
+    return tuple(of_tier(tier, p[rows], truth[rows]) for tier, rows in zip(tiers, members, strict=True) if rows.any())
 
 
 def reliability_curves(probabilities: Floats, outcome: Ranks, bins: int) -> tuple[ReliabilityCurve, ...]:

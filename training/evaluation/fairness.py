@@ -1,15 +1,15 @@
-"""Fairness: whether a forecast serves groups of members alike. Groups are known to the evaluation alone.
+"""Fairness: whether a forecast serves groups of members alike. Only the evaluation knows the groups.
 
-Four figures, each a mean over the members whom it is asked of: who is contacted, how many of those who move up were
+Four measures, each a mean over the members that it applies to: who is contacted, how many of those who move up were
 contacted, how many most probable tiers came true, and by how much the forecast of moving up is above what came true.
-Who is contacted follows from a campaign: the members below the top tier with the highest chance to move up.
+A campaign contacts the members below the top tier with the highest chances to move up.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,11 @@ MEASURES: dict[Measure, str] = {
     "accuracy": "most probable tier came true",
     "calibration_gap": "forecast minus real share of those who moved up",
 }
-"""Figures by name, and what they are; a share each, the last the difference of two."""
+"""Measures by name, and what they mean; each is a share, the last a difference of two."""
 
 _CONFIDENCE = 0.95
 _BATCH = 20
-"""Samples held at once: 160 bytes a member."""
+"""Samples held at once: 160 bytes for each member."""
 _QUANTILE = 0.95
 
 
@@ -53,9 +53,9 @@ class Group:
 
     Attributes:
         attribute: by which members are grouped.
-        name: of the group.
-        members: evaluated.
-        figures: by measure; one that rests on too few members is left out.
+        name: name of the group.
+        members: number of members evaluated.
+        figures: by measure; a measure with too few members is left out.
     """
 
     attribute: str
@@ -69,13 +69,13 @@ class Disparity:
     """How far the groups of an attribute are apart in one measure.
 
     Attributes:
-        attribute: by which members are grouped.
-        measure: of `MEASURES`.
+        attribute: attribute by which members are grouped.
+        measure: name in `MEASURES`.
         lowest: group with the least value.
-        highest: group with the greatest.
-        difference: between the two.
-        chance: the difference that 95 of 100 divisions of the same members into such groups at random stay below.
-        level: beyond which bound it is; `even` where chance explains it.
+        highest: group with the greatest value.
+        difference: difference between the two.
+        chance: 95 of 100 random divisions of the same members into groups of these sizes have a smaller difference.
+        level: bound that it is beyond; `even` where chance explains it.
     """
 
     attribute: str
@@ -99,11 +99,11 @@ class Fairness:
     """Groups compared on one date.
 
     Attributes:
-        evaluated: members.
-        known: those of them who are in the table of groups.
-        groups: figures of each group that is large enough, by attribute.
-        disparities: one for each attribute and measure with two groups at least.
-        suppressed: of each attribute the groups that are too small to show.
+        evaluated: number of members evaluated.
+        known: number of those in the table of groups.
+        groups: figures of each group that is large enough.
+        disparities: one for each attribute and measure with at least two groups.
+        suppressed: by attribute, the groups that are too small to show.
     """
 
     evaluated: int
@@ -117,7 +117,7 @@ class Fairness:
         return [d.words() for d in self.disparities if d.level == "refusal"]
 
     def warnings(self) -> list[str]:
-        """What is beyond a warning bound alone."""
+        """Differences beyond a warning bound only."""
         return [d.words() for d in self.disparities if d.level == "warning"]
 
     def lines(self) -> list[str]:
@@ -126,10 +126,6 @@ class Fairness:
             return ["fairness: refused, groups are not served alike", *(f"  - {reason}" for reason in reasons)]
         said = self.warnings()
         return [f"fairness: {'within bounds' if not said else 'with warnings'}", *(f"  ({w})" for w in said)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
 
 
 def assess(
@@ -143,10 +139,10 @@ def assess(
     """Compare groups of the same members.
 
     Args:
-        probabilities: [n, K] of all evaluated members, of whom those to be contacted are chosen.
+        probabilities: [n, K] of all evaluated members.
         current: [n] ranks.
         outcome: [n] ranks.
-        attributes: of each [n] the group's name, None where it is not known.
+        attributes: by attribute, [n] the name of each member's group; None where it is not known.
         known: [n] whether the member is in the table of groups.
         settings: sizes and bounds.
     """
@@ -172,7 +168,7 @@ def assess(
 
 
 def _measures(p: Floats, current: Ranks, outcome: Ranks, share: float) -> dict[Measure, tuple[Floats, Flags]]:
-    """Of each measure [n] values whose mean it is, and [n] the members whom it is asked of."""
+    """By measure, [n] values whose mean it is, and [n] the members that it applies to."""
     up, _ = movement_probabilities(p, current)
     below, rose = current < p.shape[1] - 1, outcome > current
     contacted = contacted_first(up, below, share)
@@ -186,7 +182,7 @@ def _measures(p: Floats, current: Ranks, outcome: Ranks, share: float) -> dict[M
 
 
 def contacted_first(up: Floats, below: Flags, share: float) -> Flags:
-    """[n] the share of the members `below` the top tier with the highest chances `up`; those equal to the last too."""
+    """[n] who is contacted: this share of those `below` the top tier, highest chances `up` first, ties included."""
     if not below.any():
         return below
     count = max(1, round(share * int(below.sum())))
@@ -196,7 +192,7 @@ def contacted_first(up: Floats, below: Flags, share: float) -> Flags:
 def _compared(
     values: Floats, among: Flags, names: Words, shown: Sequence[str], settings: FairnessSettings
 ) -> tuple[Floats, Words] | None:
-    """Values and group names of the members whom a measure is asked of, in groups with enough of them."""
+    """Values and group names of the members that a measure applies to, in groups with enough of them."""
     kept = among & np.isin(names, list(shown))
     found, members = np.unique(names[kept].astype(str), return_counts=True)
     kept &= np.isin(names, found[members >= settings.least_members].tolist())

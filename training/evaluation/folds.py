@@ -1,8 +1,8 @@
-"""Rolling-origin cross-validation: the whole plan of dates moved back again and again, and what comes of all its folds.
+"""Rolling-origin cross-validation: all dates of the settings moved back step by step, and figures over the folds.
 
-Every fold trains, validates and is evaluated as the settings say, only earlier; its training and validation dates
-have their outcome windows wholly before its evaluated date. Folds overlap each other where they lie closer together
-than the horizon: their spread is then less than that of independent dates, which `overlap` tells.
+Every fold trains, validates and is evaluated as the settings say, only earlier. The outcome windows of its training and
+validation dates end before its evaluated date. Folds that are closer together than the horizon overlap: their spread is
+then smaller than that of independent dates. `overlap` says by how many days.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Fold:
 def rolling(training: TrainingSettings, evaluated: dt.date, horizon_days: int, settings: FoldSettings) -> list[Fold]:
     """The folds, newest first: all dates of the settings, moved back by a step for each further fold.
 
-    Training dates that would lie before the first one of the settings are left out: what is known then is too little.
+    Training dates before the first one of the settings are left out: too little is known then.
 
     Raises:
         DateError: a fold has no training date left, or would learn from outcomes after its evaluated date.
@@ -78,7 +78,7 @@ def _fold(training: TrainingSettings, evaluated: dt.date, every: str, back: int)
 
 
 def overlap(folds: Sequence[Fold], horizon_days: int) -> int:
-    """Days that the outcome windows of the nearest two folds share; 0 where all are apart."""
+    """Days that the outcome windows of the two nearest folds share; 0 where none overlap."""
     dates = sorted(fold.evaluated for fold in folds)
     gaps = [(later - earlier).days for earlier, later in itertools.pairwise(dates)]
     return max(0, horizon_days - min(gaps, default=horizon_days))
@@ -86,7 +86,7 @@ def overlap(folds: Sequence[Fold], horizon_days: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What a fold said: its dates, its bundle, the figures, and the forecasts behind them."""
+    """The result of a fold: its dates, its bundle, the figures, and the forecasts behind them."""
 
     fold: Fold
     version: str
@@ -104,11 +104,11 @@ class Spread:
     """A figure of a model over the folds that have it.
 
     Attributes:
-        folds: how many.
-        mean: over the folds.
-        deviation: standard deviation of a sample; None with one fold.
-        least: of the folds.
-        greatest: of the folds.
+        folds: number of folds that have the figure.
+        mean: mean over the folds.
+        deviation: sample standard deviation; None with one fold.
+        least: least value.
+        greatest: greatest value.
     """
 
     folds: int
@@ -137,5 +137,5 @@ def _spreads(evaluations: Sequence[Evaluation]) -> dict[str, Spread]:
 
 
 def over_folds(found: Sequence[Judgement], bins: int, draws: int) -> dict[str, Intervals]:
-    """Of each rival 95 % intervals of the network's mean figures minus its own; see `training.evaluation.bootstrap`."""
+    """By rival, 95 % intervals of the network's mean figures minus the rival's; see `training.evaluation.bootstrap`."""
     return differences([judgement.judged for judgement in found], bins, draws)

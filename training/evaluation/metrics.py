@@ -1,4 +1,4 @@
-"""How good a forecast is: metrics and curves of tier probabilities against the tiers that members reached.
+"""Figures of a forecast: metrics and curves of tier probabilities, compared with the tiers that members reached.
 
 Everything is computed from plain arrays of one row per member: `probabilities` [n, K] float64, `current` and
 `outcome` [n] ranks 0..K-1. Results are frozen dataclasses of numbers and tuples, ready for JSON; a figure that is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +68,8 @@ class TierScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """All figures of one forecast on one set of rows.
+class Scores:
+    """The figures of one forecast on one set of rows that are a number each.
 
     Attributes:
         tiers: names, lowest first.
@@ -88,13 +87,6 @@ class Evaluation:
             every tier's probability is published, not the top one alone).
         upgrade_auc: ROC AUC of p_upgrade among members below the top tier; None unless some moved up and some did not.
         downgrade_auc: ROC AUC of p_downgrade among members above the lowest tier.
-        per_tier: one entry a tier.
-        confusion: members by outcome tier (rows) and predicted tier (columns).
-        flows_predicted: members by current tier (rows) and predicted tier (columns).
-        flows_outcome: members by current tier (rows) and outcome tier (columns).
-        reliability: one curve a tier.
-        upgrade_reliability: of p_upgrade among members below the top tier; None if there are none.
-        upgrade_gain: None where nobody could or did move up.
     """
 
     tiers: tuple[str, ...]
@@ -109,6 +101,22 @@ class Evaluation:
     calibration_error: float
     upgrade_auc: float | None
     downgrade_auc: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Scores):
+    """All figures of one forecast on one set of rows: the scores, and further tables and curves.
+
+    Attributes:
+        per_tier: one entry for each tier.
+        confusion: members by outcome tier (rows) and predicted tier (columns).
+        flows_predicted: members by current tier (rows) and predicted tier (columns).
+        flows_outcome: members by current tier (rows) and outcome tier (columns).
+        reliability: one curve for each tier.
+        upgrade_reliability: curve of p_upgrade among members below the top tier; None if there are none.
+        upgrade_gain: gain curve of contacting by p_upgrade; None where nobody could or did move up.
+    """
+
     per_tier: tuple[TierScore, ...]
     confusion: Counts
     flows_predicted: Counts
@@ -117,39 +125,16 @@ class Evaluation:
     upgrade_reliability: ReliabilityCurve | None
     upgrade_gain: GainCurve | None
 
-    def scalars(self) -> dict[str, float | None]:
-        """The figures that are one number, by name: what a table or a Delta row shows."""
-        return {name: getattr(self, name) for name in SCALARS}
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
-
-
-SCALARS = (
-    "accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "logloss",
-    "kappa",
-    "brier",
-    "calibration_error",
-    "upgrade_auc",
-    "downgrade_auc",
-)
-"""Names of the fields of an `Evaluation` that are one number."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What a set of scores says as a whole; needs no outcomes.
+    """The scores of all members, summed up; needs no outcomes.
 
     Attributes:
         tiers: names, lowest first.
         flows: members by current tier (rows) and most probable tier (columns).
-        expected: the same with each member spread over the columns by probability: its column sums are the expected
-            sizes of the tiers, which the most probable tiers alone understate for rare moves.
+        expected: the same, with each member spread over the columns by probability. Its column sums are the expected
+            sizes of the tiers; the most probable tiers alone understate rare moves.
         upgrade_scores: members by current tier (rows) and equal-width bin of p_upgrade (columns, from 0 to 1).
         downgrade_scores: the same for p_downgrade.
     """
@@ -174,10 +159,6 @@ class Forecast:
     def expected_downgrades(self) -> float:
         """Members expected to move down: the sum of p_downgrade."""
         return float(np.tril(self.expected, -1).sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of everything."""
-        return dataclasses.asdict(self)
 
 
 def evaluate(

@@ -12,7 +12,7 @@ Counts = tuple[tuple[int, ...], ...]
 """A [K, K] table of members, first index the row."""
 
 ROW_SUM_TOLERANCE = 1e-5
-"""How far a row of probabilities may be from 1: float32 softmax stays within 1e-6."""
+"""How far the sum of a row may be from 1: a float32 softmax stays within 1e-6."""
 
 
 def predicted_ranks(probabilities: npt.ArrayLike) -> Ranks:
@@ -34,7 +34,7 @@ def movement_probabilities(probabilities: npt.ArrayLike, current: npt.ArrayLike)
 def checked_forecasts(
     probabilities: npt.ArrayLike, current: npt.ArrayLike, k: int | None = None
 ) -> tuple[Floats, Ranks]:
-    """Probabilities scaled to sum to 1, and current ranks, both known to be sound."""
+    """Probabilities scaled to sum to 1, and current ranks; raises ValueError where they are not valid."""
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 2 or not len(p) or p.shape[1] < 2 or p.shape[1] != (k or p.shape[1]):
         raise ValueError(f"probabilities must be [members, {k or 'tiers'}] with at least one member, not {p.shape}")
@@ -47,7 +47,7 @@ def checked_forecasts(
 
 
 def checked_ranks(values: npt.ArrayLike, name: str, n: int, k: int) -> Ranks:
-    """The ranks as int64 [n], each known to be 0..k-1."""
+    """The ranks as int64 [n]; raises ValueError unless each is 0..k-1."""
     given = np.asarray(values)
     if given.shape != (n,) or not np.issubdtype(given.dtype, np.integer):
         raise ValueError(f"{name} ranks must be {n} integers, not {given.dtype} {given.shape}")

@@ -1,8 +1,8 @@
-"""Calibration: probabilities mended after training, on rows that taught the network nothing, by current tier.
+"""Calibration: corrects probabilities by current tier, as learned from rows that the network was not trained on.
 
-A network that ranks members well may still be too sure, or unsure, of itself. Each current tier gets a scale and, with
-vector scaling, a shift per outcome tier (Guo et al. 2017, arXiv 1706.04599): p_k becomes proportional to
-exp(scale * ln p_k + shift_k). The scale is the inverse of the temperature.
+A network that ranks members well may still give probabilities that are too high or too low. Each current tier gets a
+scale and, with vector scaling, a shift per outcome tier (Guo et al. 2017, arXiv 1706.04599): p_k becomes proportional
+to exp(scale * ln p_k + shift_k). The scale is the inverse of the temperature.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 from scipy.special import log_softmax, softmax
 
 from features.core.arrays import Floats, Ranks
@@ -20,16 +21,16 @@ from training.settings.judging import CalibrationSettings
 
 _SMALLEST = 1e-12  # a probability of 0 has no logarithm
 _PENALTY = 5.0
-"""Weight, in rows, of the squared distance from no change at all: what few rows say counts little."""
+"""Weight, in rows, of the squared distance from no change at all: so a few rows change little."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How probabilities are mended.
+    """How probabilities are corrected.
 
     Attributes:
-        scales: by current tier.
-        shifts: by current tier, of each outcome tier.
+        scales: one for each current tier.
+        shifts: for each current tier one for each outcome tier.
     """
 
     scales: tuple[float, ...]
@@ -41,32 +42,33 @@ class Calibration:
         return cls((1.0,) * tiers, ((0.0,) * tiers,) * tiers)
 
     def __call__(self, probabilities: Floats, current: Ranks) -> Floats:
-        """Mended probabilities [n, K] of members now in the tiers `current` [n]; rows sum to 1."""
+        """Corrected probabilities [n, K] of members now in the tiers `current` [n]; rows sum to 1."""
         logs = np.log(np.maximum(probabilities, _SMALLEST))
-        mended = np.array(self.scales)[current][:, None] * logs + np.array(self.shifts)[current]
-        return np.asarray(softmax(mended, axis=1), np.float64)
+        scores = np.array(self.scales)[current][:, None] * logs + np.array(self.shifts)[current]
+        return np.asarray(softmax(scores, axis=1), np.float64)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, the inverse of `from_dict`."""
-        return {"scales": list(self.scales), "shifts": [list(row) for row in self.shifts]}
+        stored: dict[str, Any] = TypeAdapter(Calibration).dump_python(self, mode="json")
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Calibration:
-        """Rebuild from `to_dict`."""
-        return cls(tuple(stored["scales"]), tuple(tuple(row) for row in stored["shifts"]))
+        """Rebuild from `to_dict`; raises ValueError on anything else."""
+        return TypeAdapter(Calibration).validate_python(stored)
 
 
 def fit(probabilities: Floats, current: Ranks, outcome: Ranks, settings: CalibrationSettings) -> Calibration:
-    """The calibration of least logloss on rows that taught the network nothing.
+    """The calibration with the least logloss on rows that the network was not trained on.
 
-    A current tier with fewer rows than `settings.least_rows` gets what all rows together ask for. Where an outcome
-    tier never occurs, no shift is fitted: it would forbid the tier for good.
+    A current tier with fewer rows than `settings.least_rows` gets the calibration of all rows together. Where an
+    outcome tier never occurs, no shift is fitted: it would rule the tier out for good.
 
     Args:
         probabilities: [n, K].
         current: [n] ranks.
         outcome: [n] ranks.
-        settings: method, and rows that a tier needs.
+        settings: method, and the rows that a tier needs for a calibration of its own.
     """
     tiers = probabilities.shape[1]
     if settings.method == "none" or not len(probabilities):
@@ -106,9 +108,9 @@ def _fitted(
 def cross_fitted(
     probabilities: Floats, current: Ranks, outcome: Ranks, half: npt.NDArray[np.bool_], settings: CalibrationSettings
 ) -> Floats:
-    """[n, K] the rows mended by what was fitted on the other half of the users: how a calibration does on new rows."""
-    mended = np.empty_like(probabilities)
+    """[n, K] probabilities, each half corrected by what was fitted on the other: how a calibration does on new rows."""
+    corrected = np.empty_like(probabilities)
     for side in (half, ~half):
         learned = fit(probabilities[~side], current[~side], outcome[~side], settings)
-        mended[side] = learned(probabilities[side], current[side])
-    return mended
+        corrected[side] = learned(probabilities[side], current[side])
+    return corrected

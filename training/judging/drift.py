@@ -1,10 +1,10 @@
 """Drift: how far the members of a date are from the rows that a model was trained on, feature by feature.
 
-What is needed of the training rows is a small profile, which travels in the bundle: for each feature its bins, and how
-many rows and which mean each bin had. Rows of any later date are counted by the same bins, in parts that add up. Two
-figures are taken from the counts: the population stability index, which sees any change of shape, and the Wasserstein
-distance, which says how far the feature has moved. Features are aggregates, what a member's events are like in the
-mean, and the predicted tier; all but the last after their logarithm, as the network sees them.
+The bundle keeps a small profile of the training rows: for each feature its bins, and the number and sum of the values
+in each bin. Rows of any later date are counted by the same bins, in parts that can be added. Two figures are computed
+from the counts: the population stability index, which sees any change of shape, and the Wasserstein distance, which
+says how far the feature has moved. Features are the aggregates, the means over a member's events, and the predicted
+tier; all but the last on the logarithmic scale that the network sees.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter, model_serializer, model_validator
 from scipy.special import chdtri
 
 from features.core.arrays import Array, Floats
@@ -31,22 +32,22 @@ PREDICTED_TIER = "predicted_tier"
 EVENTS = "events"
 
 _HALF = 0.5
-"""Member added to each bin, so that an empty one has a share: the less, the more members stand behind it."""
+"""Members added to each bin, so that an empty bin has a share; the more members there are, the less it counts."""
 _QUANTILE = 0.999
-"""There are dozens of features: at 95 of 100, a few would cry wolf at every date."""
+"""There are dozens of features: at 95 of 100, a few would warn at every date by chance."""
 
 
 def feature_names(contract: Contract) -> tuple[str, ...]:
-    """The features that are watched, in order; the predicted tier comes on top."""
+    """The features that are watched, in order, without the predicted tier."""
     return (*contract.aggregates, EVENTS, *(f"mean_{name}" for name in ("age", "gap", *contract.numeric)))
 
 
 def feature_values(rows: pa.Table, contract: Contract) -> dict[str, Floats]:
-    """Of each feature [n] values of n rows of `sequences`, NaN where a member has none.
+    """By feature, [n] values of n rows of `sequences`; NaN where a member has none.
 
     Args:
-        rows: with age, the numeric channels, the aggregates and the as-of date.
-        contract: what the columns mean.
+        rows: columns age, the numeric channels, the aggregates and the as-of date.
+        contract: meaning of the columns.
     """
     numeric = dataclasses.replace(contract, categorical=())
     known = rows.select([*numeric.array_columns, AS_OF])
@@ -69,8 +70,8 @@ class Counted:
     """Rows counted by a profile's bins; counts of parts add up to those of the whole.
 
     Attributes:
-        rows: of each feature how many are in each bin; one more for those without a value.
-        totals: of each feature the sum of the values in each bin.
+        rows: by feature, the number of rows in each bin; the last number is of rows without a value.
+        totals: by feature, the sum of the values in each bin.
     """
 
     rows: Mapping[str, tuple[int, ...]]
@@ -83,24 +84,29 @@ class Counted:
             {name: tuple(np.add(mine, other.totals[name]).tolist()) for name, mine in self.totals.items()},
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {name: [list(found), list(self.totals[name])] for name, found in self.rows.items()}
+    @model_serializer
+    def _by_feature(self) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
+        """The stored form: rows and totals of each feature side by side."""
+        return {name: (found, self.totals[name]) for name, found in self.rows.items()}
 
+    @model_validator(mode="before")
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Counted:
-        """Rebuild from `to_dict`."""
-        rows = {name: tuple(found) for name, (found, _) in stored.items()}
-        return cls(rows, {name: tuple(totals) for name, (_, totals) in stored.items()})
+    def _from_features(cls, stored: Any) -> Any:
+        """The inverse of `_by_feature`."""
+        if isinstance(stored, Counted):
+            return stored
+        rows = {name: found for name, (found, _) in stored.items()}
+        return {"rows": rows, "totals": {name: totals for name, (_, totals) in stored.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What is kept of the training rows.
+    """The training rows, summed up.
 
     Attributes:
-        edges: of each feature, ascending: a bin holds the values above one edge, up to and including the next.
-        deviations: of each feature over the training rows, 1 for a constant: the unit of the distance.
+        edges: by feature, ascending: a bin holds the values above one edge, up to and including the next.
+        deviations: by feature, the standard deviation over the training rows, 1 for a constant; the unit of the
+            distance.
         training: the training rows, counted.
     """
 
@@ -110,12 +116,12 @@ class Profile:
 
     @classmethod
     def of(cls, values: Mapping[str, Floats], tiers: int, bins: int) -> Profile:
-        """Of training rows.
+        """The profile of training rows.
 
         Args:
-            values: of each feature [n], see `feature_values`; `PREDICTED_TIER` holds ranks, which have a bin each.
-            tiers: K.
-            bins: of equally many rows for every other feature; fewer where values are few.
+            values: by feature [n], see `feature_values`; `PREDICTED_TIER` holds ranks, each with a bin of its own.
+            tiers: number of tiers, K.
+            bins: bins of equally many rows for every other feature; fewer where there are few distinct values.
         """
         edges = {name: _edges(v, bins) for name, v in values.items()} | {
             PREDICTED_TIER: tuple(float(rank) for rank in range(tiers - 1))
@@ -124,7 +130,7 @@ class Profile:
         return dataclasses.replace(empty, training=empty.count(values))
 
     def count(self, values: Mapping[str, Floats]) -> Counted:
-        """Rows of another date by the profile's bins; `values` has its features, [n] each."""
+        """Count rows by the profile's bins; `values` has its features, [n] each."""
         rows, totals = {}, {}
         for name, edges in self.edges.items():
             known = values[name][~np.isnan(values[name])]
@@ -136,21 +142,20 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, the inverse of `from_dict`."""
-        edges = {name: list(e) for name, e in self.edges.items()}
-        return {"edges": edges, "deviations": dict(self.deviations), "training": self.training.to_dict()}
+        stored: dict[str, Any] = TypeAdapter(Profile).dump_python(self, mode="json")
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Profile:
-        """Rebuild from `to_dict`."""
-        edges = {name: tuple(e) for name, e in stored["edges"].items()}
-        return cls(edges, dict(stored["deviations"]), Counted.from_dict(stored["training"]))
+        """Rebuild from `to_dict`; raises ValueError on anything else."""
+        return TypeAdapter(Profile).validate_python(stored)
 
 
 def _edges(values: Floats, bins: int) -> tuple[float, ...]:
     known = values[~np.isnan(values)]
     if not len(known):
         return ()
-    # The quantiles are values that occur, so that equal values are never torn apart by a rounding error.
+    # The quantiles are values that occur, so a rounding error never separates equal values.
     inner = np.quantile(known, np.arange(1, bins) / bins, method="inverted_cdf")
     return tuple(np.unique(inner).tolist())
 
@@ -166,12 +171,12 @@ class Shift:
     """How far one feature is from the training rows.
 
     Attributes:
-        feature: its name.
+        feature: name of the feature.
         psi: population stability index over bins of equally many training rows.
         distance: Wasserstein distance, in standard deviations of the training rows.
-        chance: the index that 999 of 1000 samples of so many members stay below when nothing has changed.
-        level: `warning` or `refusal` beyond these bounds; `expected` beyond one where the settings say that the
-            feature changes by nature; else `steady`.
+        chance: 999 of 1000 samples of as many members have a smaller index when nothing has changed.
+        level: `warning` or `refusal` beyond these bounds; `expected` if it is beyond one, but the settings say that
+            the feature changes by nature; else `steady`.
     """
 
     feature: str
@@ -193,7 +198,7 @@ def shifts(profile: Profile, found: Counted, settings: DriftSettings) -> tuple[S
 
     The index of feature x is the sum over the bins of (q - p) ln(q / p), p and q the shares of training rows and found
     rows, members without a value being a bin. Under no change its multiple by n m / (n + m) follows a chi-square
-    distribution (Yurdakul and Naranjo 2020). The distance is that of the bins' means, so it does not see what moves
+    distribution (Yurdakul and Naranjo 2020). The distance is between the means of the bins, so it does not see moves
     within a bin.
     """
     compared = []
@@ -214,7 +219,7 @@ def stability_index(before: Sequence[int], now: Sequence[int]) -> float:
 
 
 def index_by_chance(before: Sequence[int], now: Sequence[int]) -> float:
-    """The index that 999 of 1000 pairs of samples of these sizes stay below where both follow one distribution."""
+    """The index that 999 of 1000 pairs of samples of these sizes from one distribution stay below."""
     filled = int((np.add(before, now) > 0).sum())
     if filled < 2:
         return 0.0
@@ -228,7 +233,7 @@ def _distance(profile: Profile, found: Counted, name: str) -> float:
         filled = rows > 0
         sides.append((totals[filled] / rows[filled], rows[filled]))
     (before, weights), (now, of_now) = sides
-    if not len(before) or not len(now):  # that one side has no values at all is for the index to say
+    if not len(before) or not len(now):  # the index reports that one side has no values at all
         return 0.0
     from scipy.stats import wasserstein_distance  # slow to import, and workers only count
 
@@ -252,7 +257,7 @@ def refusals(found: Iterable[Shift], settings: DriftSettings) -> list[str]:
 
 
 def notes(found: Iterable[Shift], settings: DriftSettings) -> list[str]:
-    """One line that names all features beyond the warning bound, or none."""
+    """One line that names all features beyond the warning bound; no line without any."""
     far = [s for s in found if s.level in ("warning", "refusal")]
     if not far:
         return []

@@ -1,4 +1,4 @@
-"""The gate: whether a trained model earns its place, decided on a date whose rows taught its network nothing."""
+"""The gate: decides whether a trained model is published, on a date whose rows its network was not trained on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _QUANTILE = 0.95
 
 
 def judge(
-    probabilities: Floats,
+    forecasts: Mapping[str, Floats],
     current: Ranks,
     outcome: Ranks,
     tiers: Sequence[str],
-    rivals: Mapping[str, Floats],
     settings: GateSettings,
     notes: Sequence[str] = (),
     shifts: Sequence[Shift] = (),
@@ -33,54 +32,68 @@ def judge(
     """Compare a model with its rivals and with its own probabilities.
 
     Args:
-        probabilities: [n, K] of the model, as it would be published.
+        forecasts: [n, K] probabilities for the same rows of the `model` as it would be published, of `markov`, and of
+            the `published` model where there is one.
         current: [n] ranks.
         outcome: [n] ranks.
         tiers: names, lowest first.
-        rivals: [n, K] probabilities for the same rows of `markov`, and of the `published` model where there is one.
         settings: margins and bounds.
         notes: what could not be compared.
-        shifts: how far the rows are from the training rows.
+        shifts: how far the rows are from the training rows, by feature.
     """
-    ranks = np.arange(len(tiers))
-    losses = {name: float(log_loss(outcome, p, labels=ranks)) for name, p in rivals.items()}
-    own = float(log_loss(outcome, probabilities, labels=ranks))
+    ranks, probabilities = np.arange(len(tiers)), forecasts["model"]
+    losses = {name: float(log_loss(outcome, p, labels=ranks)) for name, p in forecasts.items()}
     by_tier = tuple(calibration_by_tier(probabilities, current, outcome, tiers))
-    reasons = [
+    reasons = (
+        *_worse_than_rivals(losses, settings),
+        *_miscalibrated(by_tier, settings),
+        *_never_forecast(predicted_ranks(probabilities), outcome, tiers, settings.least_members),
+        *drift.refusals(shifts, settings.drift),
+    )
+    said = (*notes, *drift.notes([s for s in shifts if s.level == "warning"], settings.drift))
+    return Verdict(reasons, losses, by_tier, settings.model_dump(), said, tuple(shifts))
+
+
+def _worse_than_rivals(losses: Mapping[str, float], settings: GateSettings) -> list[str]:
+    margins = {"markov": -settings.better_than_markov, "published": settings.worse_than_published}
+    own = losses["model"]
+    return [
         f"its logloss of {own:.4f} is not below the {losses[name]:.4f} of {name}"
         + (f" by {-margin:g} or more" if margin < 0 else f" + {margin:g}" if margin > 0 else "")
-        for name, margin in (("markov", -settings.better_than_markov), ("published", settings.worse_than_published))
+        for name, margin in margins.items()
         if name in losses and own > losses[name] + margin
     ]
-    reasons += [
+
+
+def _miscalibrated(by_tier: Sequence[TierCalibration], settings: GateSettings) -> list[str]:
+    return [
         f"members now in {c.tier}: the calibration error of {c.error:.3f} is above the bound of "
         f"{settings.calibration_error:g}, and above the {c.chance:.3f} that chance explains with {c.rows} members"
         for c in by_tier
         if c.rows >= settings.least_members and c.error > max(settings.calibration_error, c.chance)
     ]
-    predicted = np.bincount(predicted_ranks(probabilities), minlength=len(tiers))
-    reached = np.bincount(outcome, minlength=len(tiers))
-    reasons += [
+
+
+def _never_forecast(predicted: Ranks, outcome: Ranks, tiers: Sequence[str], least_members: int) -> list[str]:
+    forecast, reached = (np.bincount(of, minlength=len(tiers)) for of in (predicted, outcome))
+    return [
         f"no member is forecast in {tier}, which {reached[k]} members reached"
         for k, tier in enumerate(tiers)
-        if not predicted[k] and reached[k] >= settings.least_members
+        if not forecast[k] and reached[k] >= least_members
     ]
-    reasons += drift.refusals(shifts, settings.drift)
-    said = (*notes, *drift.notes([s for s in shifts if s.level == "warning"], settings.drift))
-    return Verdict(tuple(reasons), {"model": own, **losses}, by_tier, settings.model_dump(), said, tuple(shifts))
 
 
 def of_refit(candidate: Verdict, probabilities: Floats, outcome: Ranks, settings: GateSettings) -> Verdict:
-    """The verdict on a network that was trained anew with the rows that the candidate was judged on.
+    """The verdict on a network that was trained anew, with the rows that the candidate was judged on among its own.
 
-    Nothing that it says of these rows shows how good it is, so the candidate's verdict stands; but it must know them
-    about as well as the candidate foretold them, or its training went wrong.
+    Its forecasts of these rows do not show how good it is, so the candidate's verdict holds. But they must be about as
+    good as the candidate's, or the training went wrong.
 
     Args:
         candidate: the verdict on the network before, judged on the same rows.
         probabilities: [n, K] of the network.
         outcome: [n] ranks.
-        settings: whose margin to the published model is that to the candidate, too.
+        settings: the margin to the published model is used for the candidate, too.
     """
     before = candidate.figures["model"]
     own = float(log_loss(outcome, probabilities, labels=np.arange(probabilities.shape[1])))
@@ -115,12 +128,12 @@ def error_by_chance(probabilities: Floats, bins: int = BINS, quantile: float = _
     """A quantile of the calibration error if each member's outcome is drawn from its own forecast."""
     chance = np.random.default_rng(0)
     edges = probabilities.cumsum(axis=1)
-    # Whatever is drawn, the bins and what was foretold in them stay; a bin's gap counts by its rows.
+    # The bins and the sums of forecasts in them are the same for all draws; a bin's gap counts by its rows.
     places = [equal_mass_bins(p, bins) for p in probabilities.T]
-    foretold = [np.bincount(place, p, bins) for place, p in zip(places, probabilities.T, strict=True)]
+    forecast = [np.bincount(place, p, bins) for place, p in zip(places, probabilities.T, strict=True)]
     errors = []
     for _ in range(_SIMULATIONS):
         drawn = (chance.random(len(edges))[:, None] > edges).sum(axis=1).clip(max=edges.shape[1] - 1)
         happened = [np.bincount(place[drawn == k], minlength=bins) for k, place in enumerate(places)]
-        errors.append(np.abs(np.subtract(foretold, happened)).sum() / probabilities.size)
+        errors.append(np.abs(np.subtract(forecast, happened)).sum() / probabilities.size)
     return float(np.quantile(errors, quantile))

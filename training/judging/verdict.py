@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from training.judging.drift import Shift
 
 REFIT = "refit"
-"""Names the logloss of a network on rows that it has learned from."""
+"""Name of the logloss of a network on rows that it has learned from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class TierCalibration:
 
     Attributes:
         tier: current tier.
-        rows: members.
+        rows: number of members.
         error: class-wise calibration error over equal-mass bins.
         chance: the error that a perfect forecast stays below in 95 of 100 samples of so many members (consistency
             resampling, Broecker and Smith 2007).
@@ -37,8 +39,8 @@ class Verdict:
     Attributes:
         reasons: why not; empty where it is.
         figures: loglosses that were compared, by name.
-        calibration: by current tier.
-        bounds: the settings that it was judged by.
+        calibration: calibration by current tier.
+        bounds: settings that it was judged by.
         notes: what could not be compared, and what is near its bound.
         drift: how far the members that it was judged on are from the training rows.
     """
@@ -62,16 +64,10 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, the inverse of `from_dict`."""
-        return dataclasses.asdict(self)
+        stored: dict[str, Any] = TypeAdapter(Verdict).dump_python(self, mode="json")
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Verdict:
-        """Rebuild from `to_dict`."""
-        return cls(
-            tuple(stored["reasons"]),
-            dict(stored["figures"]),
-            tuple(TierCalibration(**tier) for tier in stored["calibration"]),
-            dict(stored["bounds"]),
-            tuple(stored["notes"]),
-            tuple(Shift(**shift) for shift in stored["drift"]),
-        )
+        """Rebuild from `to_dict`; raises ValueError on anything else."""
+        return TypeAdapter(Verdict).validate_python(stored)

@@ -1,11 +1,12 @@
-"""Why a member's chance to move is what it is: integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
+"""Attributions: what each input adds to a member's chance to move, by integrated gradients.
 
-A member is compared with an average one of the same tier: the tier's average aggregates, and as many events as the
-member has, the newest like the tier's average newest one, the one before like the average one before, and so on. On the
-straight way from there to the member the slopes of the probability add up to the difference of the two probabilities,
-each input's part of it being its attribution. Parts are added up to reasons, see `training.reasons`.
+Sundararajan et al. 2017, arXiv 1703.01365. A member is compared with an average member of the same tier: average
+aggregates, and as many events as the member has, the newest like the average newest event of the tier, the one before
+like the average one before, and so on. Along the straight line (*way*) from the average member to the member, the
+gradients of the probability add up to the difference of the two probabilities. The part of each input is its
+attribution. Attributions are summed by reason, see `training.reasons.reason_codes`.
 
-Imported where a network is loaded.
+TensorFlow is imported when a network is used.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _TRIM = 16
 
 @dataclasses.dataclass(frozen=True)
 class Averages:
-    """What members of each current tier have on average, as inputs of a network; K tiers, W places of events.
+    """Average inputs of a network by current tier; K tiers, W places of events.
 
     Places are counted from the newest event, which has place 0.
 
     Attributes:
         aggregates: [K, A].
-        channels: [K, W, C], of an event at each place.
-        codes: of each categorical channel [K, W, V + 2], the share of events with each code.
+        channels: [K, W, C] numeric channels of an event at each place.
+        codes: for each categorical channel [K, W, V + 2] the share of events with each code.
     """
 
     aggregates: Array
@@ -61,17 +62,17 @@ class Averages:
 
     @property
     def id(self) -> str:
-        """Hexadecimal digits that tell them from others."""
+        """Hexadecimal hash of the averages."""
         return hashlib.sha256(b"".join(x.tobytes() for x in (self.aggregates, self.channels, *self.codes))).hexdigest()
 
     @classmethod
     def of(cls, rows: pa.Table, manifest: Manifest, settings: ExplanationSettings) -> Averages:
-        """Averages of some members; a tier with too few of them gets those of all tiers together.
+        """Averages of some members; a tier with too few members gets the averages of all tiers together.
 
         Args:
             rows: of `sequences`.
             manifest: of the bundle.
-            settings: how many members of a tier are enough.
+            settings: how many members a tier needs for averages of its own.
         """
         encoded, width = Encoded.of(rows, manifest.contract, manifest.encoding), _width(manifest)
         tensors = encoded.padded(np.arange(rows.num_rows), width)
@@ -93,13 +94,13 @@ class Averages:
 
 
 def _by_place(weights: Array, place: Array, width: int, parts: Sequence[tuple[Any, int, Any]]) -> Array:
-    """[K, W, X] weighted means by place; at a place without events those of all places.
+    """[K, W, X] weighted means by place; a place without events gets the means of all places.
 
     Args:
         weights: [K, n] of events.
         place: [n] of each event.
         width: W.
-        parts: columns of the answer: their number, and of each event the column that it counts for and how much.
+        parts: number of columns X, and for each event the column that it counts in and its value there.
     """
 
     def sums(of: Array) -> Array:
@@ -122,16 +123,16 @@ def _width(manifest: Manifest) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Pieces:
-    """P pieces of the ways from average members to members, each integrated by itself.
+    """P pieces of the ways from average members to members, each integrated separately.
 
     Attributes:
-        member: [P] whose way.
-        start: [P] share of the way where it begins.
+        member: [P] member whose way it is, by number.
+        start: [P] where the piece begins, as a share of the way.
         end: [P] where it ends.
         before: [P] the probability at its beginning.
-        after: [P] at its end.
-        by_aggregate: [P, A] what the aggregates add between the two.
-        by_event: [P, W] what the events add.
+        after: [P] the probability at its end.
+        by_aggregate: [P, A] what each aggregate adds between the two.
+        by_event: [P, W] what each event adds.
     """
 
     member: Array
@@ -151,7 +152,7 @@ class _Pieces:
         return cls(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in dataclasses.fields(cls)))
 
     def wrong(self, members: int) -> Array:
-        """[P] which pieces to cut: those that miss the most, of the members whose parts do not add up."""
+        """[P] which pieces to cut in two: those with the largest gaps, of members whose parts do not add up."""
 
         def of_members(values: Array | None) -> Array:
             return np.bincount(self.member, values, members)
@@ -164,7 +165,7 @@ class _Pieces:
 
 @dataclasses.dataclass(frozen=True)
 class _Way:
-    """The ways of some `members` up, or else down, at a padded width."""
+    """The ways of some `members` for moving up, or else down, at a padded width."""
 
     encoded: Encoded
     members: Array
@@ -172,12 +173,12 @@ class _Way:
     up: bool
 
     def tensors(self, who: Array) -> Tensors:
-        """Of some of the members, by their places among them."""
+        """The ways of some of the members, by their places among them."""
         return self.encoded.padded(self.members[who], self.width)
 
 
 class Explainer:
-    """A loaded network whose slopes can be taken at its aggregates and wherever it embeds events."""
+    """A loaded network whose gradients are taken at its aggregates and at all its embeddings of events."""
 
     def __init__(
         self, model: Any, manifest: Manifest, averages: Averages, settings: ExplanationSettings, rows: int
@@ -235,7 +236,7 @@ class Explainer:
         found.average[target][of[first]], found.probability[target][of[last]] = pieces.before[first], pieces.after[last]
 
     def _integrated(self, encoded: Encoded, members: Array, width: int, up: bool) -> _Pieces:
-        """The ways of some members, each cut where its parts do not add up to the difference."""
+        """The pieces of the ways of some members; a way is cut while its parts do not add up to the difference."""
         ends, n = np.linspace(0, 1, self._settings.pieces + 1), len(members)
         way = _Way(encoded, members, width, up)
         of_ends = self._chances(way, np.arange(n).repeat(len(ends)), np.tile(ends, n)).reshape(n, len(ends))
@@ -266,7 +267,7 @@ class Explainer:
         return np.concatenate([p.numpy() for p in found]).astype(np.float64)
 
     def _pieces(self, way: _Way, who: Array, start: Array, end: Array, before: Array, after: Array) -> _Pieces:
-        """Pieces of the ways of `who`, see `_Pieces`, each by Gauss and Legendre's rule."""
+        """Pieces of the ways of `who`, each integrated by Gauss-Legendre quadrature."""
         places, weights = np.polynomial.legendre.leggauss(self._settings.points)
         by_aggregate, by_event = [], []
         for first in range(0, len(who), self._rows):
@@ -281,11 +282,11 @@ class Explainer:
         return _Pieces(who, start, end, before, after, np.concatenate(by_aggregate), np.concatenate(by_event))
 
     def _chance_at(self, tensors: dict[str, Any], up: Any, share: Any) -> Any:
-        """The probability [n] of moving up, or else down, at a share [n] of each row's way."""
+        """The probability [n] of moving up, or else down, at this share [n] of each row's way."""
         return self._on_the_way(tensors, up, share)[0]
 
     def _slope_at(self, tensors: dict[str, Any], up: Any, share: Any) -> Any:
-        """What each aggregate [n, A] and event [n, W] adds to it there, per unit of the share."""
+        """What each aggregate [n, A] and event [n, W] adds to the probability there, per unit of the share."""
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
@@ -297,7 +298,7 @@ class Explainer:
     def _on_the_way(
         self, tensors: dict[str, Any], up: Any, share: Any, tape: Any = None
     ) -> tuple[Any, list[Any], list[Any]]:
-        """The probability at a share of each row's way; the points there, aggregates first, and the ways to them."""
+        """The probability at a share of each row's way; the inputs there, aggregates first; and the ways to them."""
         import tensorflow as tf
 
         tier, mask = tensors["tier"], tensors["mask"]
@@ -342,7 +343,7 @@ class Explainer:
 
 
 def _embeddings(model: Any) -> Iterator[Any]:
-    """Every layer that embeds events, in a network or in the networks inside it."""
+    """All layers that embed events, in a network and in the networks inside it."""
     from training.models.layers import EventEmbedding
 
     for layer in model.layers:
@@ -354,7 +355,7 @@ def _embeddings(model: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _between(layers: Sequence[Any], of_layer: Callable[[Any], Callable[[Any], Any]]) -> Iterator[None]:
-    """While the network is called, put a function between each of the layers and what follows it."""
+    """A context in which a function is applied to the output of each of these layers."""
     for layer in layers:
         layer.between = of_layer(layer)
     try:

@@ -1,7 +1,7 @@
-"""What a network looks at over all members: what each reason adds on the whole, and what is lost without it.
+"""Importance of reasons over all members: what each reason adds, and what is lost without it.
 
-Pure: attributions come from `training.reasons.attributions`, probabilities from a function that is handed over. The
-members are a bounded sample of those of one as-of date; nothing here keeps who they are.
+No network is loaded here: attributions come from `training.reasons.attributions`, probabilities from a function that is
+passed in. The members are a bounded sample of one as-of date; results do not say who they are.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class Weight:
     """What a reason adds to the chance of moving one way, over the members who can.
 
     Attributes:
-        mean: of its absolute contributions.
-        much: mean contribution of the quarter of each tier's members who have most of it; None where all have as much.
-        little: of the quarter who have least.
+        mean: mean of its absolute contributions.
+        much: mean contribution for the quarter of each tier's members who have most of it; None where all have equally
+            much.
+        little: mean contribution for the quarter who have least.
     """
 
     mean: float
@@ -55,9 +56,8 @@ class ReasonWeights:
     Attributes:
         reason: code.
         wording: the reason as people read it.
-        targets: by target.
-        losses: by how much the logloss rises without it, one for each time it was taken away; empty where outcomes
-            are not known.
+        targets: weights by target.
+        losses: rise of the logloss without it, one for each exchange; empty where outcomes are not known.
     """
 
     reason: str
@@ -76,10 +76,10 @@ class Overall:
     """What a network looks at.
 
     Attributes:
-        members: whose forecasts were explained.
+        members: number of members whose forecasts were explained.
         complete: share of them whose reasons add up to the difference of probabilities within 2 %.
         reasons: heaviest first.
-        stories: some members.
+        stories: some members as examples.
     """
 
     members: int
@@ -101,7 +101,7 @@ def amounts(rows: pa.Table, manifest: Manifest, recent_days: int) -> Array:
 
 
 def weights(found: Attributions, amount: Array, current: Ranks, tiers: int) -> list[dict[str, Weight]]:
-    """Of each of G reasons its weight by target.
+    """For each of G reasons its weights by target.
 
     Args:
         found: attributions of n members.
@@ -127,7 +127,7 @@ def weights(found: Attributions, amount: Array, current: Ranks, tiers: int) -> l
 
 
 def _quarters(amount: Array, current: Ranks, tiers: int) -> tuple[Flags, Flags]:
-    """[n, G] who is in the quarter of the tier with most of a reason, and with least; all who have as much are in."""
+    """[n, G] who is in the quarter of the tier with most of a reason, and with least; ties are included."""
     much, little = np.zeros((2, *amount.shape), bool)
     for rank in range(tiers):
         tier = np.flatnonzero(current == rank)
@@ -141,7 +141,7 @@ def _quarters(amount: Array, current: Ranks, tiers: int) -> tuple[Flags, Flags]:
 
 
 def partners(current: Ranks, chance: np.random.Generator) -> Ranks:
-    """[n] another member of the same tier for each, everybody once."""
+    """[n] for each member another one of the same tier, everybody once."""
     found = np.arange(len(current))
     for rank in np.unique(current):
         tier = np.flatnonzero(current == rank)
@@ -150,14 +150,14 @@ def partners(current: Ranks, chance: np.random.Generator) -> Ranks:
 
 
 def exchanged(rows: pa.Table, reason: str, partner: Ranks, manifest: Manifest, recent_days: int) -> pa.Table:
-    """The rows with all that a reason stands for taken from each member's partner, the rest being the member's own.
+    """The rows with the inputs of a reason taken from each member's partner; all other inputs stay.
 
-    Events are put in their place in time; of more than the contract's length the newest are kept.
+    Events are sorted by time; if there are more than the contract's length, the newest are kept.
 
     Args:
         rows: n rows of `sequences`.
         reason: code.
-        partner: [n], everybody once.
+        partner: [n] whose inputs each member gets, everybody once.
         manifest: of the bundle.
         recent_days: events up to this old are recent.
     """
@@ -184,7 +184,7 @@ def exchanged(rows: pa.Table, reason: str, partner: Ranks, manifest: Manifest, r
 
 
 def loss(probabilities: Array, outcome: Ranks) -> float:
-    """The logloss of probabilities [n, K], given what came true [n]."""
+    """The logloss of probabilities [n, K], given the outcomes [n]."""
     from sklearn.metrics import log_loss  # slow to import
 
     return float(log_loss(outcome, probabilities, labels=np.arange(probabilities.shape[1])))
@@ -205,7 +205,7 @@ def loss_without(
         rows: n rows of `sequences`.
         outcome: [n] ranks.
         reason: code.
-        draw: number of the exchange; the same one exchanges the same members whatever the reason.
+        draw: number of the exchange; with equal numbers, all reasons exchange the same members.
         predict: from rows to probabilities [n, K].
         manifest: of the bundle.
         recent_days: events up to this old are recent.
@@ -221,14 +221,14 @@ def overall(
     manifest: Manifest,
     settings: ExplanationSettings,
 ) -> Overall:
-    """Put together what a network looks at.
+    """Combine attributions and losses into what a network looks at.
 
     Args:
         rows: n rows of `sequences`.
         found: their attributions.
-        losses: of each reason, by how much the logloss rises without it; empty where outcomes are not known.
+        losses: by reason, rises of the logloss without it; empty where outcomes are not known.
         manifest: of the bundle.
-        settings: how reasons are said, and how many members are shown.
+        settings: wording of reasons, and how many members are shown.
     """
     ranks, tiers = current_ranks(rows), len(manifest.contract.tiers)
     of_reason = weights(found, amounts(rows, manifest, settings.recent_days), ranks, tiers)

@@ -1,7 +1,7 @@
-"""Reasons: what people can read, each standing for some of a network's inputs, and what they add to a forecast.
+"""Reasons: groups of a network's inputs that people can read, and what they add to a forecast.
 
 An aggregate is one reason over all its windows; the events of a type are two, recent and earlier ones. Pure numpy and
-Arrow: how much a reason adds is found by `training.reasons.attributions`.
+Arrow: `training.reasons.attributions` computes how much a reason adds.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Attributions:
     """What each reason, and each event, adds to the probabilities of n members.
 
     Attributes:
-        names: G reasons.
-        parts: by target [n, G], in probability.
-        events: by target [n, W], of the newest events, oldest first; 0 where a member has fewer.
-        probability: by target [n], of the members.
-        average: by target [n], of the average members they are compared with.
+        names: codes of G reasons.
+        parts: by target [n, G] what each reason adds to the probability.
+        events: by target [n, W] what each of the newest events adds, oldest first; 0 where a member has fewer.
+        probability: by target [n] the probability of each member.
+        average: by target [n] the probability of the average member that it is compared with.
     """
 
     names: tuple[str, ...]
@@ -55,13 +55,13 @@ class Attributions:
         return np.asarray(self.probability[target] - self.average[target] - self.parts[target].sum(axis=1))
 
     def missed(self) -> Array:
-        """[n] what the parts miss as a share of what is bearable, of the target that is worse: above 1 is too much."""
+        """[n] what the parts miss as a share of what is allowed, for the worse target; above 1 is too much."""
         shares = [np.abs(self.unexplained(t)) / allowed(self.probability[t] - self.average[t]) for t in TARGETS]
         return np.asarray(np.maximum(*shares))
 
 
 def allowed(difference: Array) -> Array:
-    """What the parts may miss of a difference: 2 %, where one below half a percentage point counts as that."""
+    """How much the parts may miss of a difference: 2 %, and of less than half a percentage point 2 % of half."""
     return np.asarray(_TOLERANCE * np.maximum(np.abs(difference), _LEAST_DIFFERENCE))
 
 
@@ -115,18 +115,18 @@ def current_ranks(rows: pa.Table | pa.RecordBatch) -> Ranks:
 
 
 def able(current: Ranks, tiers: int, target: str) -> npt.NDArray[np.bool_]:
-    """[n] who can move that way: nobody moves up from the last of the tiers, or down from the first."""
+    """[n] who can move this way: nobody moves up from the highest tier, or down from the lowest."""
     return current < tiers - 1 if target == UPGRADE else current > 0
 
 
 def reason_rows(rows: pa.Table, found: Attributions, tiers: int, most: int, wording: Callable[[str], str]) -> pa.Table:
-    """The reasons of each member and target, weightiest first: columns of `score_reasons` but for the dates and ids.
+    """The reasons of each member and target, weightiest first: columns of `score_reasons` without dates and versions.
 
     Args:
         rows: n rows, with `user_id` and the current tier's rank.
         found: their attributions.
-        tiers: K.
-        most: reasons of a member and target.
+        tiers: number of tiers, K.
+        most: most reasons of a member and target.
         wording: reason to words.
     """
     users, rank = rows["user_id"], current_ranks(rows)

@@ -1,4 +1,4 @@
-"""What the report is made of."""
+"""What a report shows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 
 from training.evaluation.comparison import Comparison
-from training.evaluation.curves import Standing
+from training.evaluation.curves import TierReliability
 from training.evaluation.fairness import Fairness
 from training.evaluation.metrics import Forecast
 from training.judging.drift import Shift
-from training.judging.verdict import Verdict as GateVerdict
+from training.judging.verdict import Verdict
 from training.reasons.importance import Overall
 
 
@@ -20,7 +20,7 @@ class TierCard:
     """A tier as members know it.
 
     Attributes:
-        name: its name.
+        name: name of the tier.
         rule: what it takes, in words: "spend of 250 or more in 90 days".
         benefits: what it gives.
     """
@@ -31,28 +31,42 @@ class TierCard:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportInputs:
-    """Everything a report shows.
+class TrainingRecord:
+    """How the model was trained and judged.
 
     Attributes:
-        title: of the page: the programme or data set.
+        history: one mapping for each epoch, in order, with any of epoch, loss, validation_loss, learning_rate and
+            users_per_second; a missing or None value leaves a hole in its curve.
+        verdict: what the gate said of it; None where it was not judged.
+        judged_as_of: date whose members it was judged on.
+        predicted_tiers: training rows by their most probable tier, lowest first.
+    """
+
+    history: Sequence[Mapping[str, float | None]] = ()
+    verdict: Verdict | None = None
+    judged_as_of: dt.date | None = None
+    predicted_tiers: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportInputs:
+    """Everything that a report shows.
+
+    Attributes:
+        title: title of the page: the programme or data set.
         as_of: date the forecast was made for.
         horizon_days: length of the forecast period that starts at `as_of`.
         tiers: lowest first, as many as the forecast has.
         forecast: the scores as a whole.
         comparison: model and baselines against outcomes; None while outcomes are not known.
-        history: one mapping an epoch, in order, with any of epoch, loss, validation_loss, learning_rate and
-            users_per_second; a missing or None value leaves a hole in its curve.
+        training: how the model was trained and judged.
         versions: data and model versions, settings hash and the like, by name.
         rows: rows per table, by name.
         notes: what a reader must know to judge the figures, such as sampling.
-        gate: what was said of the model when it was trained.
-        judged_as_of: the date whose members it was judged on then.
         drift: how far the members scored are from the training rows, by feature; empty where it was not measured.
-        trained_tiers: training rows by their most probable tier.
         fairness: groups compared; None where none are known, or outcomes are not.
         reasons: what the model looks at; None where nobody asked.
-        standings: how far the forecasts can be trusted, by current tier; empty while outcomes are not known.
+        by_tier: how far the forecasts can be trusted, by current tier; empty while outcomes are not known.
     """
 
     title: str
@@ -61,17 +75,14 @@ class ReportInputs:
     tiers: Sequence[TierCard]
     forecast: Forecast
     comparison: Comparison | None = None
-    history: Sequence[Mapping[str, float | None]] = ()
+    training: TrainingRecord = dataclasses.field(default_factory=TrainingRecord)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    gate: GateVerdict | None = None
-    judged_as_of: dt.date | None = None
     drift: Sequence[Shift] = ()
-    trained_tiers: Sequence[int] = ()
     fairness: Fairness | None = None
     reasons: Overall | None = None
-    standings: Sequence[Standing] = ()
+    by_tier: Sequence[TierReliability] = ()
 
     def __post_init__(self) -> None:
         """Refuse parts that speak of different tiers."""

@@ -1,4 +1,4 @@
-"""Names of models and figures as readers see them, and which figure is the better."""
+"""Names of models and figures for readers, and which value of a figure is better."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MODEL = "model"
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a figure of `Evaluation` is named, explained and written.
+    """How a figure of `Scores` is named, explained and written.
 
     Attributes:
-        key: field of `Evaluation`.
+        key: field of `Scores`.
         title: name in tables.
         meaning: one line for readers who do not know it.
         more_is_better: direction of improvement.
@@ -41,13 +41,13 @@ class Metric:
     percent: bool = False
 
     def text(self, value: float | None) -> str:
-        """The figure as written in tables; a dash where it is undefined."""
+        """The figure as text; a dash where it is undefined."""
         if value is None:
             return "\u2013"
         return f"{value:.1%}" if self.percent else f"{value:.3f}"
 
     def best(self, evaluations: Mapping[str, Evaluation]) -> tuple[str, ...]:
-        """Names of the best of these evaluations by this metric, all equals; empty where it is undefined in all."""
+        """Names of the best evaluations by this metric, ties included; empty where it is undefined in all."""
         known = {name: value for name, e in evaluations.items() if (value := getattr(e, self.key)) is not None}
         top = (max if self.more_is_better else min)(known.values(), default=None)
         return tuple(name for name, value in known.items() if value == top)
@@ -65,7 +65,7 @@ METRICS = (
     Metric("brier", "Brier score", "squared error of the probabilities, 0 to 2", more_is_better=False),
     Metric("calibration_error", "Calibration error", "gap between stated and real shares", False, percent=True),
 )
-"""The figures shown, most telling first."""
+"""The figures shown, most important first."""
 
 LOGLOSS, ACCURACY, UPGRADE_AUC = METRICS[:3]
 
@@ -81,13 +81,13 @@ def title_of(name: str) -> str:
 
 
 def best_baseline(comparison: Comparison, metric: Metric) -> tuple[str, float] | None:
-    """Name and figure of the baseline to beat; None where the metric is undefined."""
+    """Name and figure of the best baseline; None where the metric is undefined."""
     names = metric.best(comparison.baselines)
     return (names[-1], getattr(comparison.baselines[names[-1]], metric.key)) if names else None
 
 
 def rival_name(comparison: Comparison) -> str:
-    """Name of the baseline with the lowest logloss, which is never undefined."""
+    """Name of the baseline with the lowest logloss; it is never undefined."""
     return LOGLOSS.best(comparison.baselines)[-1]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tabulate import tabulate
+
 from training.evaluation.bootstrap import FIGURES, Intervals
 from training.evaluation.folds import Judgement, Spread, overlap
 
@@ -12,7 +14,7 @@ def page(
     found: Sequence[Judgement], spread: Mapping[str, Mapping[str, Spread]], intervals: Mapping[str, Intervals],
     horizon_days: int,
 ) -> list[str]:  # fmt: skip
-    """The folds as Markdown: each fold's table, then that over all of them, and the differences."""
+    """The folds as Markdown lines: a table for each fold, one over all of them, and the differences."""
     lines = []
     for one in found:
         fold, comparison = one.fold, one.comparison
@@ -32,7 +34,7 @@ def page(
     if shared := overlap([one.fold for one in found], horizon_days):
         lines += [
             f"Outcome windows of neighbouring folds share {shared} of {horizon_days} days, and the folds share "
-            "members: the deviations are less than those of independent years.",
+            "members: the deviations are smaller than those of independent years.",
             "",
         ]
     if intervals:
@@ -49,12 +51,10 @@ def page(
 
 
 def _table(first: str, rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """A Markdown table that reads as plain text too."""
+    """A Markdown table, one line each, that is aligned for the console too."""
     header = [first, *(figure.replace("_", " ") for figure in FIGURES)]
-    cells = [header, *([name, *values] for name, values in rows.items())]
-    wide = [max(len(row[k]) for row in cells) for k in range(len(header))]
-    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, wide, strict=True)) + " |" for row in cells]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in wide) + "|", *lines[1:]]
+    cells = [[name, *values] for name, values in rows.items()]
+    return tabulate(cells, header, tablefmt="github", disable_numparse=True).splitlines()
 
 
 def _number(value: float | None) -> str:

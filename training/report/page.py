@@ -1,7 +1,7 @@
-"""The report of one as-of date: a single HTML page, read by a manager first and a data scientist to the end.
+"""The report of one as-of date: a single HTML page, first for managers, then for data scientists.
 
 The page needs no network and no file beside it: style and pictures are inside. Where outcomes are not known yet, it
-shows the forecast alone and says so. The same figures come as plain text for the console from `summary_lines`.
+shows the forecast alone and says so. `training.report.words` gives the same figures as plain text for the console.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import jinja2
 
 from training.evaluation.comparison import Comparison
 from training.evaluation.fairness import MEASURES
-from training.judging.verdict import REFIT
-from training.judging.verdict import Verdict as GateVerdict
+from training.judging.verdict import REFIT, Verdict
 from training.reasons.importance import Overall
 from training.reasons.reason_codes import DOWNGRADE, RECENT, UPGRADE
 from training.reasons.stories import Story
@@ -33,7 +32,7 @@ from training.report.figure_names import (
     title_of,
 )
 from training.report.pictures import page_pictures
-from training.report.words import verdict
+from training.report.words import headline_of
 
 _DRIFT_ROWS = 12
 
@@ -44,15 +43,17 @@ _CAMPAIGN = 0.2
 def render(inputs: ReportInputs) -> str:
     """The page as one string of HTML; equal inputs give equal pages."""
     colours = plots.tier_colours(len(inputs.tiers))
+    gate, judged_as_of = inputs.training.verdict, inputs.training.judged_as_of
     context: dict[str, Any] = {
         "inputs": inputs,
         "forecast": inputs.forecast,
         "evaluation": inputs.comparison.model if inputs.comparison else None,
-        "verdict": verdict(inputs.comparison) if inputs.comparison else None,
+        "headline": headline_of(inputs.comparison) if inputs.comparison else None,
         "period": f"{inputs.horizon_days} days from {_day(inputs.as_of)}",
         "as_of": _day(inputs.as_of),
-        "judged_as_of": _day(inputs.judged_as_of) if inputs.judged_as_of else "",
-        "gate_rows": _gate_rows(inputs.gate) if inputs.gate else [],
+        "gate": gate,
+        "judged_as_of": _day(judged_as_of) if judged_as_of else "",
+        "gate_rows": _gate_rows(gate) if gate else [],
         "refit": REFIT,
         "ends": _day(inputs.ends),
         "tiles": _tiles(inputs),
@@ -93,7 +94,7 @@ def _day(date: dt.date) -> str:
 
 
 def _tiles(inputs: ReportInputs) -> list[tuple[str, str, str]]:
-    """Headline numbers: (figure, what it is, what to hold it against)."""
+    """The numbers on top: (figure, what it is, what to compare it with)."""
     forecast = inputs.forecast
     tiles = [
         (f"{forecast.rows:,}", "members scored", f"in {len(inputs.tiers)} tiers"),
@@ -125,7 +126,7 @@ def _of(part: float, whole: int) -> str:
 
 
 def _outlook(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """One row a tier: members now, forecast and (once known) reached; and the moves expected out of it."""
+    """One row for each tier: members now, forecast and (once known) reached; and the moves expected out of it."""
     forecast, last = inputs.forecast, len(inputs.tiers) - 1
     reached = inputs.comparison.model.flows_outcome if inputs.comparison else None
     return [
@@ -142,7 +143,7 @@ def _outlook(inputs: ReportInputs) -> list[dict[str, Any]]:
 
 
 def _metric_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a metric: what it is, and a cell for the model and each baseline with the best marked."""
+    """One row for each metric: what it is, and a cell for the model and each rival, the best marked."""
     columns = models_compared(comparison)
     return [
         {
@@ -156,14 +157,14 @@ def _metric_rows(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _gate_rows(verdict: GateVerdict) -> list[tuple[str, str]]:
-    """What the gate compared, in words, and the figures."""
+def _gate_rows(verdict: Verdict) -> list[tuple[str, str]]:
+    """The models that the gate compared, by their names for readers, and their loglosses."""
     titles = {"model": "This model", "published": "The model published before", REFIT: "Trained anew with them"}
     return [(titles.get(name) or title_of(name), f"{loss:.3f}") for name, loss in verdict.figures.items()]
 
 
 def _differences(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a challenger: intervals of the model's figures minus its own, and whether they leave out 0."""
+    """One row for each rival: intervals of the model's figures minus the rival's, and which favour the model."""
     metrics = {metric.key: metric for metric in METRICS}
     rows = []
     for name, of in comparison.intervals.items():
@@ -176,8 +177,9 @@ def _differences(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _drift_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """One row a feature, its shift at the gate and now: those too far, then the furthest others while there is room."""
-    judged = {s.feature: s for s in (inputs.gate.drift if inputs.gate else ())}
+    """One row for each feature, its shift at the gate and now: beyond a bound first, then the furthest others."""
+    verdict = inputs.training.verdict
+    judged = {s.feature: s for s in (verdict.drift if verdict else ())}
     now = {s.feature: s for s in inputs.drift}
     names = sorted({*judged, *now}, key=lambda name: (-(now.get(name) or judged[name]).psi, name))
     far = [n for n in names if any(of[n].level in ("warning", "refusal") for of in (judged, now) if n in of)]
@@ -186,20 +188,20 @@ def _drift_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
 
 
 def _tier_shares(inputs: ReportInputs) -> list[tuple[float, float]]:
-    """Of each tier the shares of the training rows and of the members scored for whom it is the most probable one."""
-    before, now = inputs.trained_tiers, [sum(column) for column in zip(*inputs.forecast.flows, strict=True)]
+    """By tier, the share of training rows and of members now for whom it is the most probable one."""
+    before, now = inputs.training.predicted_tiers, [sum(column) for column in zip(*inputs.forecast.flows, strict=True)]
     return [(b / sum(before), n / sum(now)) for b, n in zip(before, now, strict=False)]
 
 
 def _tone(inputs: ReportInputs) -> str:
-    """What the colour of the verdict says: a refused model is bad news however good it looks on one date."""
-    if inputs.gate and not inputs.gate.published:
+    """Which colour the headline has; that of a refused model stays red, however good it looks on one date."""
+    if inputs.training.verdict and not inputs.training.verdict.published:
         return "behind"
-    return verdict(inputs.comparison).level if inputs.comparison else "pending"
+    return headline_of(inputs.comparison).level if inputs.comparison else "pending"
 
 
 def _recent_reasons(reasons: Overall) -> list[tuple[str, str, str]]:
-    """Recent behaviour in words: what much and little of it add to the chance of moving up, widest apart first."""
+    """Recent behaviour in words, and what much and little of it add to the chance of moving up; widest apart first."""
     found = []
     for reason in reasons.reasons:
         weight = reason.targets[UPGRADE]
@@ -209,7 +211,7 @@ def _recent_reasons(reasons: Overall) -> list[tuple[str, str, str]]:
 
 
 def _reason_rows(reasons: Overall) -> list[dict[str, str]]:
-    """One row a reason, those with a part in something."""
+    """One row for each reason that adds something."""
     return [
         {
             "words": reason.wording,

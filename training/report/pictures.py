@@ -15,7 +15,7 @@ from training.report.figure_names import rival_name, title_of
 from training.report.plots import Picture
 
 _REASONS = 8
-"""Reasons in a picture."""
+"""Most reasons in a picture."""
 
 
 def _reason_pictures(reasons: Overall) -> dict[str, Picture]:
@@ -33,10 +33,10 @@ def page_pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Pic
     """All pictures that the inputs allow, by their place in the page."""
     return {
         **(_reason_pictures(inputs.reasons) if inputs.reasons else {}),
-        **_standing_pictures(inputs, colours),
+        **_tier_pictures(inputs, colours),
         **_forecast_pictures(inputs.forecast, colours),
         **(_evaluation_pictures(inputs.comparison, colours) if inputs.comparison else _size_picture(inputs.forecast)),
-        **_training_pictures(inputs.history),
+        **_training_pictures(inputs.training.history),
     }
 
 
@@ -52,7 +52,7 @@ def _forecast_pictures(forecast: Forecast, colours: Sequence[str]) -> dict[str, 
 
 
 def _size_picture(forecast: Forecast) -> dict[str, Picture]:
-    """Stands beside the flows while there is no outcome to show there."""
+    """Shown beside the flows while outcomes are not known."""
     sizes = {
         "today": [sum(row) for row in forecast.flows],
         "expected": [sum(column) for column in zip(*forecast.expected, strict=True)],
@@ -79,12 +79,12 @@ def _evaluation_pictures(comparison: Comparison, colours: Sequence[str]) -> dict
     return pictures
 
 
-def _standing_pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
+def _tier_pictures(inputs: ReportInputs, colours: Sequence[str]) -> dict[str, Picture]:
     """The reliability of each tier's probability, for the members of each current tier."""
     found = {}
-    for place, standing in enumerate(inputs.standings):
-        curves = dict(zip(inputs.forecast.tiers, standing.reliability, strict=True))
-        what = f"the probability of each tier, members now in {standing.tier}"
+    for place, tier in enumerate(inputs.by_tier):
+        curves = dict(zip(inputs.forecast.tiers, tier.reliability, strict=True))
+        what = f"the probability of each tier, members now in {tier.tier}"
         found[f"reliability_{place}"] = plots.reliability(curves, colours, what)
     return found
 

@@ -1,9 +1,8 @@
 """The pictures of the report: small SVG figures that stay sharp and readable on a phone.
 
-Each function takes plain results of `training.evaluation.metrics` and returns a `Picture`. Figures are drawn with
-matplotlib's
-object interface, so there is no window, no backend to choose and no state of pyplot. Text stays text: a browser sets it
-in the reader's sans-serif font. Equal inputs give equal bytes.
+Each function takes plain results of `training.evaluation` and returns a `Picture`. Figures are drawn with the object
+interface of matplotlib, so there is no window, no backend to choose and no state of pyplot. Text stays text: a browser
+shows it in the reader's sans-serif font. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def tier_colours(k: int) -> tuple[str, ...]:
 def tier_flows(flows: Counts, tiers: Sequence[str], left: str, right: str) -> Picture:
     """An alluvial diagram of members by tier on the left (rows of `flows`) and on the right (columns).
 
-    Streams take the colour of the tier on the left, so that one sees where each tier's members go.
+    Streams have the colour of the tier on the left, to show where its members go.
     """
     counts, colours = np.asarray(flows, dtype=float), tier_colours(len(tiers))
     figure, axes = _figure(height=3.9)
@@ -105,7 +104,7 @@ def tier_flows(flows: Counts, tiers: Sequence[str], left: str, right: str) -> Pi
     scale = (1 - _node_gap(len(tiers)) * (len(tiers) - 1)) / max(counts.sum(), 1)
     before, after = counts.sum(axis=1), counts.sum(axis=0)
     starts, ends = _stacked(before, scale), _stacked(after, scale)
-    # Within a node the streams lie in the order of their other ends, so that none crosses another needlessly.
+    # Within a node the streams are in the order of their other ends, so few of them cross.
     leaving = starts[:, None] + (counts.cumsum(axis=1) - counts) * scale
     arriving = ends[None, :] + (counts.cumsum(axis=0) - counts) * scale
     for (i, j), count in np.ndenumerate(counts):
@@ -117,7 +116,7 @@ def tier_flows(flows: Counts, tiers: Sequence[str], left: str, right: str) -> Pi
 
 @_styled
 def tier_sizes(sizes: Mapping[str, Sequence[float]], tiers: Sequence[str]) -> Picture:
-    """Members of each tier as bars side by side, one for each named moment: first pale, last in full colour."""
+    """Members of each tier as bars side by side, one for each named moment: the first pale, the last in full colour."""
     figure, axes = _figure(height=3.9)
     width, colours, places = 0.8 / len(sizes), tier_colours(len(tiers)), np.arange(len(tiers))
     for i, (moment, members) in enumerate(sizes.items()):
@@ -182,7 +181,7 @@ def confusion(counts: Counts, tiers: Sequence[str]) -> Picture:
 
 @_styled
 def reliability(curves: Mapping[str, ReliabilityCurve], colours: Sequence[str], what: str) -> Picture:
-    """Observed share against forecast probability, one line a curve, with the diagonal of a perfect forecast.
+    """Observed share against forecast probability, one line for each curve, with the diagonal of a perfect forecast.
 
     Thin lines are the 95 % intervals of the observed shares.
     """
@@ -301,7 +300,7 @@ def training_pace(epochs: Sequence[float], series: Mapping[str, Sequence[float]]
 
 @_styled
 def reason_directions(reasons: Sequence[ReasonWeights], target: str) -> Picture:
-    """What much and little of each reason adds to a chance, in percentage points: a pale and a full dot each."""
+    """What little and much of each reason adds to a chance, in percentage points: a pale and a full dot."""
     figure, axes = _figure(height=0.9 + 0.42 * len(reasons))
     for place, reason in enumerate(reasons):
         weight = reason.targets[target]
@@ -326,7 +325,7 @@ def reason_directions(reasons: Sequence[ReasonWeights], target: str) -> Picture:
 
 @_styled
 def reason_losses(reasons: Sequence[ReasonWeights]) -> Picture:
-    """By how much the logloss rises without each reason: the mean as a bar, least and most as a line."""
+    """Rise of the logloss without each reason: the mean as a bar, least and most as a line."""
     figure, axes = _figure(height=0.9 + 0.42 * len(reasons))
     for place, reason in enumerate(reasons):
         axes.barh(place, reason.loss or 0, height=0.3, color=ACCENT, zorder=2)
@@ -380,7 +379,7 @@ _MARKS = ((ACCENT, "o"), ("#e3a53a", "D"), ("#c8553d", "s"), ("#3d9a8b", "^"), (
 
 
 def _words_above(axes: Axes, words: Sequence[str]) -> None:
-    """Rows numbered from the top, each with its words above it: no margin beside the rows is lost on a phone."""
+    """Rows from the top, each with its words above it: so no width beside the rows is lost on a phone."""
     axes.set_ylim(len(words) - 0.5, -0.75)
     axes.set_yticks([])
     axes.grid(False, axis="y")
@@ -398,7 +397,7 @@ _LEFT, _RIGHT, _NODE_WIDTH = 0.28, 0.72, 0.018
 
 
 def _node_gap(k: int) -> float:
-    """Share of the height between two of k nodes: a line of text, so that labels stay apart, while there is room."""
+    """Share of the height between two of k nodes: a line of text where there is room, to keep labels apart."""
     return min(0.085, 0.6 / k)
 
 
@@ -455,7 +454,7 @@ def _percent_axes(axes: Axes, highest: float) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    """All labelled artists in a line below the figure, or in rows of three where there are more than four."""
+    """A legend of all labelled artists below the figure: one line, or rows of three if there are more than four."""
     entries = len(figure.axes[0].get_legend_handles_labels()[1])
     if not entries:
         return

@@ -17,7 +17,7 @@ from training.report.figure_names import (
     title_of,
 )
 
-_HEADLINES: dict[str, str] = {
+_TITLES: dict[str, str] = {
     "ahead": "The model earns its place: its probabilities beat every simple rule.",
     "mixed": "The model's probabilities beat the simple rules in part only.",
     "behind": "The model's probabilities do not beat the simple rules: do not act on them.",
@@ -25,27 +25,27 @@ _HEADLINES: dict[str, str] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Does the model earn its place?
+class Headline:
+    """Whether the model is better than the baselines, in words.
 
     Attributes:
-        level: "ahead" of every baseline in logloss and upgrade AUC, "mixed", or "behind" in all that is defined.
-        headline: the answer in a sentence.
+        level: "ahead" of every baseline in logloss and upgrade AUC, "behind" in both, or "mixed".
+        title: the answer in a sentence.
         sentences: the figures behind it, in words.
     """
 
     level: Literal["ahead", "mixed", "behind"]
-    headline: str
+    title: str
     sentences: tuple[str, ...]
 
 
-def verdict(comparison: Comparison) -> Verdict:
-    """Weigh the model against the best baseline, by logloss and upgrade AUC on the same rows.
+def headline_of(comparison: Comparison) -> Headline:
+    """Compare the model with the best baseline, by logloss and upgrade AUC on the same rows.
 
     Equal is not better. Raises ValueError without baselines: there is nothing to beat.
     """
     if not comparison.baselines:
-        raise ValueError("a verdict needs at least one baseline")
+        raise ValueError("a headline needs at least one baseline")
     wins = [won for metric in (LOGLOSS, UPGRADE_AUC) if (won := beats(comparison, metric)) is not None]
     level: Literal["ahead", "mixed", "behind"] = "ahead" if all(wins) else "mixed" if any(wins) else "behind"
     sentences = (
@@ -54,11 +54,11 @@ def verdict(comparison: Comparison) -> Verdict:
         _accuracy_words(comparison),
         _challenger_words(comparison),
     )
-    return Verdict(level, _HEADLINES[level], tuple(s for s in sentences if s))
+    return Headline(level, _TITLES[level], tuple(s for s in sentences if s))
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
-    """The metrics of model and baselines as an aligned plain-text table; a star marks the best of each line."""
+    """The metrics of model and rivals as an aligned plain-text table; a star marks the best of each line."""
     columns = models_compared(comparison)
     wide, narrow = max(len(f"{m.title} (less is better)") for m in METRICS), max(9, *map(len, columns)) + 1
     lines = [" ".join([" " * wide, *(f"{name:>{narrow}}" for name in columns)])]
@@ -98,7 +98,7 @@ def _logloss_words(comparison: Comparison) -> str:
         return ""
     change = f"{abs(own / best[1] - 1):.1%} {'below' if own < best[1] else 'above'}" if best[1] else "above"
     return (
-        f"Judged by how probable it had called what then happened, its error (logloss) is {own:.3f}: {change} the "
+        f"Its error (logloss, from the probability it gave to what then happened) is {own:.3f}: {change} the "
         f"{best[1]:.3f} of the best simple rule ({title_of(best[0])})."
     )
 
@@ -108,7 +108,7 @@ def _ranking_words(comparison: Comparison) -> str:
     if best is None or own is None:
         return "Whether it finds those who move up cannot be said: no member who could move up did, or all did."
     return (
-        f"Of one member who moved up and one who did not, it gives the first the higher chance in {own:.0%} of the "
+        f"Given one member who moved up and one who did not, it gives the first a higher chance in {own:.0%} of the "
         f"cases; the best simple rule in {best[1]:.0%}, a coin in 50%."
     )
 
@@ -121,7 +121,7 @@ def _accuracy_words(comparison: Comparison) -> str:
 
 
 def _challenger_words(comparison: Comparison) -> str:
-    """How the model stands against the best model of another kind, and whether chance explains it."""
+    """The model compared with the best model of another kind, and whether chance explains the difference."""
     if not comparison.challengers:
         return ""
     name = LOGLOSS.best(comparison.challengers)[-1]
@@ -129,5 +129,5 @@ def _challenger_words(comparison: Comparison) -> str:
     said = f"The best model of another kind on the same members, {title_of(name)}, has a logloss of {rival:.3f}"
     low, high = comparison.intervals.get(name, {}).get("logloss", (0.0, 0.0))
     if low <= 0 <= high:
-        return f"{said}: with so few members, chance explains the difference."
-    return f"{said}: the model is {'better' if own < rival else 'worse'}, beyond what chance explains."
+        return f"{said}: with so few members, chance can explain the difference."
+    return f"{said}: the model is {'better' if own < rival else 'worse'}, by more than chance explains."

@@ -1,15 +1,14 @@
-"""Forecasts that need no learning, which a model must beat to earn its place.
+"""Baselines: simple forecasts by current tier alone, which a model must beat.
 
-Each is fitted from one small table, the members of the training rows counted by current tier (rows) and outcome tier
-(columns), so that Spark aggregates and this module only divides. Each forecast depends on the current tier alone: a
-baseline is a [K, K] matrix whose row r is the forecast for members now in tier r.
+Each is fitted to one small table: the members of the training rows, counted by current tier (rows) and outcome tier
+(columns). So Spark counts, and this module only divides. A baseline is a [K, K] matrix; its row r is the forecast for
+members now in tier r.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,7 @@ class Baseline:
     """A forecast by current tier.
 
     Attributes:
-        name: key in the registry.
+        name: name in the registry.
         matrix: row r holds the probabilities of the K outcome tiers for members now in tier r; rows sum to 1.
     """
 
@@ -44,18 +43,9 @@ class Baseline:
             raise ValueError(f"current ranks must be 0..{len(self.matrix) - 1}, found {ranks.min()}..{ranks.max()}")
         return np.array(self.matrix, dtype=np.float64)[ranks]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, the inverse of `from_dict`."""
-        return {"name": self.name, "matrix": [list(row) for row in self.matrix]}
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Baseline:
-        """Rebuild from `to_dict`."""
-        return cls(stored["name"], tuple(tuple(row) for row in stored["matrix"]))
-
 
 def majority(counts: Matrix) -> Matrix:
-    """The shares of the outcome tiers, whatever the current tier: always predicts the most frequent one."""
+    """The shares of the outcome tiers for every current tier: always predicts the most frequent tier."""
     return np.tile(_shares(counts.sum(axis=0)), (len(counts), 1))
 
 
@@ -73,7 +63,7 @@ def markov(counts: Matrix) -> Matrix:
 
 
 REGISTRY: dict[str, Callable[[Matrix], Matrix]] = {"majority": majority, "stays": stays, "markov": markov}
-"""Baselines by name: each a function from the [K, K] counts to the [K, K] forecasts. One more is one line."""
+"""Baselines by name: functions from [K, K] counts to [K, K] forecasts. To add one, add a function and a line here."""
 
 
 def fit_baselines(transitions: npt.ArrayLike) -> dict[str, Baseline]:
@@ -104,7 +94,7 @@ def cross_fitted_markov(
 ) -> Matrix:
     """[n, k] forecasts of a Markov chain for members by rank, each fitted on the other half of them.
 
-    It knows what a calibration that is fitted in halves knows, and owes nothing to the training rows.
+    Like a calibration that is fitted in halves, it learns from these members only, not from the training rows.
     """
     found = np.empty((len(current), k))
     for side in (half, ~half):

@@ -1,11 +1,11 @@
-"""BG/NBD with Gamma-Gamma: how often a member buys again, whether the member still does, and what a purchase is worth.
+"""BG/NBD with Gamma-Gamma: how often a member buys, whether the member has stopped, and what a purchase costs.
 
 A member buys at a rate of their own until, after some purchase, they quietly stop (Fader, Hardie and Lee 2005,
 "Counting Your Customers" the Easy Way, Marketing Science 24(2)); what they pay varies around a level of their own
 (Fader and Hardie 2013, The Gamma-Gamma Model of Monetary Value, brucehardie.com/notes/025). Four numbers and three
 describe all members; with a member's history they give the spend of any period to come, and so the tier it earns.
 
-There is no library for this that is kept up: fits of a few lines on scipy take its place. Time is in days.
+No library for this is maintained, so the fits are written here, in a few lines on scipy. Time is in days.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = {"spend": 1_000_000, "purchases": 1}
 """Integer steps of a unit in the contract's tier rule, for the measures that these models know of."""
 
 _WIDEST = 12.0
-"""Bound of the parameters' logarithms: where nobody ever stops, the likelihood is flat and has no maximum."""
+"""Bound of the logarithms of the parameters: if nobody ever stops, the likelihood is flat and has no maximum."""
 
 _DRAWS = 400
 _SMOOTHING = 0.5
@@ -38,11 +38,11 @@ class Histories:
     """Purchases of n members over the days for which they are known, float64 [n] each.
 
     Attributes:
-        purchases: all of them.
-        repeats: those after the one by which the member became known; all of them where that one is not in view.
-        recency: days from the beginning of the view to the last purchase; 0 without repeats.
-        days: days from the beginning of the view to the as-of date.
-        mean_spend: of a purchase; NaN without one that cost anything.
+        purchases: number of purchases.
+        repeats: purchases after the first one; all of them where the first lies before the window.
+        recency: days from the beginning of the window to the last purchase; 0 without repeats.
+        days: days from the beginning of the window to the as-of date.
+        mean_spend: mean spend of a purchase; NaN where no purchase cost anything.
     """
 
     purchases: Floats
@@ -55,8 +55,9 @@ class Histories:
     def of(cls, aggregates: Mapping[str, Floats], purchase_type: str) -> Histories:
         """From the aggregates of members ([n] each, NaN where null), over the longest window that they have.
 
-        A member known for longer than the window is taken up at its beginning, still buying. One known for less has
-        become known by a purchase, which is not a repeat; where it was another event, that is one repeat too few.
+        A member known for longer than the window is followed from its beginning and counts as still buying then. A
+        member known for less time became known by a purchase, which is not a repeat; if it was another event, one
+        repeat too few is counted.
 
         Raises:
             ValueError: an aggregate that is needed is not there.
@@ -93,7 +94,7 @@ class BgNbd:
     b: float
 
     def log_likelihood(self, of: Histories) -> Floats:
-        """[n]: equation 6 of Fader, Hardie and Lee 2005, of repeats and recency given the days."""
+        """[n]: log-likelihood of repeats and recency, given the days; equation 6 of Fader, Hardie and Lee 2005."""
         alive, stopped = self._ways(of)
         return np.logaddexp(alive, stopped)
 
@@ -103,7 +104,7 @@ class BgNbd:
         return np.asarray(expit(alive - stopped), np.float64)
 
     def _ways(self, of: Histories) -> tuple[Floats, Floats]:
-        """Log-likelihoods of a history and a member who still buys, or stopped with the last purchase."""
+        """Log-likelihoods of a history if the member still buys, and if the member stopped after the last purchase."""
         x, shape = of.repeats, self.r + of.repeats
         rate = gammaln(shape) - gammaln(self.r) + self.r * np.log(self.alpha)
         alive = rate + betaln(self.a, self.b + x) - betaln(self.a, self.b) - shape * np.log(self.alpha + of.days)
@@ -112,7 +113,7 @@ class BgNbd:
         return alive, np.where(x > 0, stopped - shape * np.log(self.alpha + of.recency), -np.inf)
 
     def draw(self, of: Histories, horizon_days: int, draws: int, chance: np.random.Generator) -> npt.NDArray[np.int64]:
-        """[n, draws] purchases of the next days, from what the histories leave open of rate and end.
+        """[n, draws] purchases of the next days, drawn from the posterior of rate and end.
 
         A member who still buys has a rate of Gamma(r + x, alpha + T) and a chance to stop of Beta(a, b + x).
         """
@@ -159,7 +160,7 @@ def fit_bg_nbd(of: Histories) -> BgNbd:
     """Maximum likelihood; raises ValueError where it does not converge or there is nothing to learn from."""
     if not len(of.days) or not (of.repeats > 0).any():
         raise ValueError("no member has bought twice")
-    scale = float(of.days.mean()) or 1.0  # parameters near 1 are what the search is used to
+    scale = float(of.days.mean()) or 1.0  # the search works best with parameters near 1
 
     def likelihood(x: Floats) -> float:
         r, alpha, a, b = np.exp(x)
@@ -196,15 +197,15 @@ def _most_likely(likelihood: Callable[[Floats], float], parameters: int, name: s
 def tier_probabilities(
     of: Histories, counts: BgNbd, amounts: GammaGamma, tier_rule: str, horizon_days: int, seed: int
 ) -> Floats:
-    """[n, K]: purchases are drawn; what they cost is added up exactly, and the tier rule applied.
+    """Tier probabilities [n, K]: purchases are drawn, the distribution of their cost is exact, then the rule applies.
 
     Args:
-        of: the members.
-        counts: fitted to them or to others like them.
-        amounts: likewise.
+        of: histories of the members.
+        counts: model of purchases, fitted to these members or to similar ones.
+        amounts: model of spend, likewise.
         tier_rule: the contract's, see `features.core.contract.Contract`.
-        horizon_days: of the period to come.
-        seed: of the draws.
+        horizon_days: length of the period to come.
+        seed: seed of the draws.
 
     Raises:
         ValueError: the rule measures something else than spend and purchases.

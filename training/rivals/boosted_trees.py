@@ -1,4 +1,4 @@
-"""LightGBM on the aggregates, its shape chosen on members it has not learned from."""
+"""LightGBM on the aggregates; its shape is chosen on members that it has not learned from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDS, _PATIENCE = 1000, 50
 FIRST_SHAPE: dict[str, Any] = {
     "num_leaves": 8, "min_data_in_leaf": 40, "feature_fraction": 0.5, "bagging_fraction": 0.7, "lambda_l2": 5.0,
 }  # fmt: skip
-"""Of LightGBM's trees: one that suits small tables."""
+"""A first shape of the trees, which suits small tables."""
 _SHAPES = {
     "num_leaves": randint(3, 33),
     "min_data_in_leaf": randint(10, 201),
@@ -26,13 +26,13 @@ _SHAPES = {
     "bagging_fraction": uniform(0.4, 0.6),
     "lambda_l2": loguniform(0.1, 100),
 }
-"""Where further shapes are drawn from."""
+"""Values from which further shapes are drawn."""
 
 
 def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
-    """Gradient boosted trees (Ke et al. 2017) of the best shape tried, stopped where the validation loss is least."""
+    """Gradient boosted trees (Ke et al. 2017) of the best shape tried, stopped at the least validation loss."""
     shapes = [FIRST_SHAPE, *ParameterSampler(_SHAPES, task.trials - 1, random_state=task.seed)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # whole fits side by side: many threads of one wait for each other
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # whole fits in parallel: threads of one fit wait for each other
         losses = list(pool.map(lambda shape: _loss_on_others(training, validation, task, shape), shapes))
     chosen = shapes[int(np.argmin(losses))]
     if task.learned is None:
@@ -43,9 +43,9 @@ def lightgbm(training: Rows, validation: Rows, task: Task) -> Fitted:
 
 
 def _loss_on_others(training: Rows, validation: Rows, task: Task, shape: Mapping[str, Any]) -> float:
-    """Logloss of a shape over two folds: half of the users later on, forecast by what the other half taught.
+    """Logloss of a shape over two folds: each half of the users at later dates, forecast by a fit to the other half.
 
-    A user in both would let large trees learn users by heart: outcome windows of neighbouring dates overlap.
+    Users are in one half only: outcome windows of neighbouring dates overlap, and large trees would remember users.
     """
     half = np.unique(np.concatenate([training.user, validation.user]))[::2]
     learned, judged = np.isin(training.user, half), np.isin(validation.user, half)
@@ -72,8 +72,7 @@ def boosted(
 ) -> Any:
     """A LightGBM booster of one thread, the same for the same rows.
 
-    With validation rows it stops where their loss has not become less for a while; `best_iteration` is that of the
-    least.
+    With validation rows it stops when their loss has not fallen for a while; `best_iteration` has the least loss.
     """
     import lightgbm as trees
 

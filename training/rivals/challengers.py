@@ -1,9 +1,9 @@
-"""Strong rivals on the same rows: what a data scientist would try first, fitted to the aggregates of the members.
+"""Challengers: models of other kinds, fitted to the aggregates of the same members, that a network should beat.
 
-A network earns its place only if it beats these. Each is fitted on the rows of the training dates; where one has a
-size to choose (LightGBM: trees and their shape, logistic regression: penalty), the validation date chooses it, as it
-chooses the network's epoch; where the network is then trained anew with the validation date, so are they. BG/NBD with
-Gamma-Gamma learns from the purchases of the members that it forecasts.
+Each is fitted on the rows of the training dates. The validation date chooses the size of a challenger (LightGBM: trees
+and their shape, logistic regression: penalty), as it chooses the epoch of the network. If the network is then trained
+anew with the validation date, the challengers are too. BG/NBD with Gamma-Gamma learns from the purchases of the members
+that it forecasts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _TREES, _LEAF = 400, 10
 
 
 def logistic(training: Rows, validation: Rows, task: Task) -> Fitted:
-    """Multinomial logistic regression, nulls indicated; inputs beyond the training range count as its end.
+    """Multinomial logistic regression with indicators of nulls; inputs are clipped to the training range.
 
     The penalty is the strongest whose validation loss is within a standard error of the least (Breiman et al. 1984):
-    the weaker ones lean on windows longer than the history of the training dates, and go astray later.
+    weaker ones rely on windows longer than the history of the training dates, and are wrong at later dates.
     """
     fitted = [_logistic(training, task.tiers, penalty) for penalty in _PENALTIES]
     chosen = _simplest(fitted, validation)
@@ -60,7 +60,7 @@ def forest(training: Rows, validation: Rows, task: Task) -> Fitted:
 
 
 def bg_nbd(training: Rows, validation: Rows, task: Task) -> Fitted:
-    """BG/NBD with Gamma-Gamma, fitted to the histories that it forecasts: it needs no outcomes, so none is seen."""
+    """BG/NBD with Gamma-Gamma, fitted to the histories that it forecasts; it uses no outcomes."""
     del training, validation
 
     def forecast(inputs: Floats) -> Floats:
@@ -78,7 +78,7 @@ def bg_nbd(training: Rows, validation: Rows, task: Task) -> Fitted:
 
 
 def _classes(model: Any, tiers: int) -> Fitted:
-    """Probabilities by rank; a tier that no training row reached has none."""
+    """Probabilities [n, K] by rank; 0 for a tier that no training row reached."""
 
     def predict(inputs: Floats) -> Floats:
         found = np.zeros((len(inputs), tiers))
@@ -89,7 +89,7 @@ def _classes(model: Any, tiers: int) -> Fitted:
 
 
 def _simplest(fitted: Sequence[Fitted], validation: Rows) -> int:
-    """Place of the first, they come simplest first, whose validation loss is within a standard error of the least."""
+    """Place of the simplest forecast whose validation loss is within a standard error of the least; simplest first."""
     rows, least = np.arange(len(validation.outcome)), np.finfo(np.float64).eps
     losses = [-np.log(np.maximum(f(validation.inputs)[rows, validation.outcome], least)) for f in fitted]
     best = min(losses, key=lambda of: float(of.mean()))
@@ -103,16 +103,16 @@ REGISTRY: dict[str, Callable[[Rows, Rows, Task], Fitted]] = {
     "lightgbm": lightgbm,
     "bg_nbd": bg_nbd,
 }
-"""Challengers by name. One more is one function and one line."""
+"""Challengers by name. To add one, add a function and a line here."""
 
 
 def probabilities(
     names: Sequence[str], training: Rows, validation: Rows, evaluated: Floats, task: Task
 ) -> tuple[dict[str, Floats], dict[str, str]]:
-    """[n, K] of each challenger, and why those that failed did: the others go on.
+    """Probabilities [n, K] by challenger, and the reason by challenger that failed; the others go on.
 
     Args:
-        names: of the registry.
+        names: names in the registry.
         training: rows to learn from.
         validation: rows to choose sizes by.
         evaluated: inputs [n, A + K] of the rows to forecast.

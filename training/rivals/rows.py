@@ -1,4 +1,4 @@
-"""Labelled aggregates as the challengers take them."""
+"""Labelled aggregates in the form that the challengers take."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fitted = Callable[[Floats], Floats]
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Members at some dates: inputs [n, A + K]; outcome ranks, what each counts (1 on average), user ids, [n] each."""
+    """Members at some dates: inputs [n, A + K]; outcome ranks, weights (1 on average) and user ids, [n] each."""
 
     inputs: Floats
     outcome: Ranks
@@ -46,14 +46,14 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be forecast, and how much may be spent on it.
+    """What is forecast, and how much time may be spent on it.
 
     Attributes:
         contract: what the inputs are, and the tiers.
         purchase_type: the event type whose amounts are spend.
         trials: shapes of LightGBM's trees that are tried.
-        seed: of all that is drawn.
-        learned: what is fitted to at last, once the validation rows have chosen the size; None: the training rows.
+        seed: seed of all random numbers.
+        learned: rows of the last fit, after the validation rows have chosen the size; None: the training rows.
     """
 
     contract: Contract
@@ -64,11 +64,11 @@ class Task:
 
     @property
     def tiers(self) -> int:
-        """K."""
+        """Number of tiers, K."""
         return len(self.contract.tiers)
 
     def aggregates(self, inputs: Floats) -> dict[str, Floats]:
-        """The aggregates as they stand in `sequences`, to six digits, by name: [n] each, NaN where null."""
+        """The aggregates of `sequences`, to six digits, by name: [n] each, NaN where null."""
         values = np.copysign(np.expm1(np.abs(inputs)), inputs)
         return {name: values[:, place] for place, name in enumerate(self.contract.aggregates)}
 

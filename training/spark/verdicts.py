@@ -88,7 +88,9 @@ def judge(
     profile = Profile.of(known, len(manifest.contract.tiers), how.gate.drift.bins)
     shifts = drift.shifts(profile, profile.count(now), how.gate.drift)
     rivals, notes = rivals_of(spark, models_uri, manifest, validation, rows, how)
-    verdict = gate.judge(mended, rows.current, rows.outcome, manifest.contract.tiers, rivals, how.gate, notes, shifts)
+    verdict = gate.judge(
+        {"model": mended, **rivals}, rows.current, rows.outcome, manifest.contract.tiers, how.gate, notes, shifts
+    )
     return bundle_folder.settle(models_uri, manifest, fitted, profile, verdict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_one_group_alone_has_no_disparity() -> None:
     found = assessed(letters({"a": 1.0}))
     assert (len(found.groups), found.disparities) == (1, ())
     assert found.lines() == ["fairness: within bounds"]
-    assert json.loads(json.dumps(found.to_dict()))["groups"][0]["name"] == "a"
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["groups"][0]["name"] == "a"
 
 
 def test_who_is_contacted_first() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from features.core.errors import DateError
 from tests.data.training_examples import settings
 from training.evaluation import folds
-from training.evaluation.comparison import Judged, compare
+from training.evaluation.comparison import Judged, Rivals, compare
 from training.evaluation.folds import Fold, Judgement, rolling
 from training.report import folds_page
 from training.rivals.baselines import fit_baselines, transition_counts
@@ -84,7 +84,7 @@ def judgements() -> list[Judgement]:
         others = {"forest": np.full((50, 3), 1 / 3)} if fold.number != 2 else {}
         baselines = fit_baselines(transition_counts(current, outcome, 3))
         failed = {} if others else {"forest": "it would not grow"}
-        comparison = compare(p, current, outcome, ("a", "b", "c"), baselines, 15, others, failed, 20)
+        comparison = compare(p, current, outcome, ("a", "b", "c"), Rivals(baselines, others, failed), 15, 20)
         judged = Judged(
             np.arange(50), current, outcome, {"model": p, "markov": baselines["markov"].predict(current), **others}
         )

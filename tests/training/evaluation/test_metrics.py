@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from training.evaluation.comparison import compare
-from training.evaluation.curves import gain_curve, reliability_curve, standings
-from training.evaluation.metrics import SCALARS, evaluate, summarise_forecast
+from training.evaluation.comparison import Rivals, compare
+from training.evaluation.curves import gain_curve, reliability_by_tier, reliability_curve
+from training.evaluation.metrics import Scores, evaluate, summarise_forecast
 from training.evaluation.tier_moves import movement_probabilities, predicted_ranks
 from training.rivals.baselines import fit_baselines, transition_counts
 
@@ -141,8 +142,9 @@ def test_order_of_rows_changes_nothing(case: Rows, random: Any) -> None:
     shuffled = [[part[i] for i in order] for part in case]
     tiers = TIERS[: len(case[0][0])]
     first, second = evaluate(*case, tiers), evaluate(*shuffled, tiers)
-    for name in SCALARS:
-        assert_same(getattr(first, name), getattr(second, name))
+    assert (first.tiers, first.rows) == (second.tiers, second.rows)
+    for field in dataclasses.fields(Scores)[2:]:
+        assert_same(getattr(first, field.name), getattr(second, field.name))
     assert first.confusion == second.confusion
     if first.upgrade_gain and second.upgrade_gain:
         assert first.upgrade_gain.found == pytest.approx(second.upgrade_gain.found)
@@ -153,7 +155,7 @@ def test_order_of_rows_changes_nothing(case: Rows, random: Any) -> None:
 def test_everything_is_json_without_nan(case: Rows) -> None:
     tiers = TIERS[: len(case[0][0])]
     for result in (evaluate(*case, tiers), summarise_forecast(case[0], case[1], tiers)):
-        text = json.dumps(result.to_dict(), allow_nan=False)
+        text = json.dumps(dataclasses.asdict(result), allow_nan=False)
         assert json.loads(text)["tiers"] == list(tiers)
 
 
@@ -263,11 +265,11 @@ def test_a_probability_rounded_above_one_is_still_counted() -> None:
 
 def test_baselines_are_evaluated_on_the_same_rows() -> None:
     p, now, truth = WORKED
-    found = compare(p, now, truth, TIERS[:3], fit_baselines(transition_counts(now, truth, 3)))
+    found = compare(p, now, truth, TIERS[:3], Rivals(fit_baselines(transition_counts(now, truth, 3))))
     assert list(found.baselines) == ["majority", "stays", "markov"]
     assert {e.rows for e in (found.model, *found.baselines.values())} == {4}
     assert found.baselines["stays"].accuracy == 0.75
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
 def test_intervals_of_observed_shares_are_wilsons() -> None:
@@ -283,15 +285,15 @@ def test_standings_are_the_calibration_errors_of_each_current_tier() -> None:
     random = np.random.default_rng(5)
     p, now = random.dirichlet([1, 1, 1], 900), random.choice([0, 2], 900)
     truth = np.array([random.choice(3, p=row) for row in p])
-    found = standings(p, now, truth, TIERS[:3], 15, 100)
+    found = reliability_by_tier(p, now, truth, TIERS[:3], 15, 100)
     assert [(s.tier, s.members) for s in found] == [("base", int((now == 0).sum())), ("gold", int((now == 2).sum()))]
-    for standing, rank in zip(found, (0, 2), strict=True):
+    for tier, rank in zip(found, (0, 2), strict=True):
         alone = evaluate(p[now == rank], now[now == rank], truth[now == rank], TIERS[:3], 15)
-        assert standing.calibration_error == pytest.approx(alone.calibration_error)
-        assert standing.interval is not None
-        low, high = standing.interval
-        assert 0 <= low < high < standing.calibration_error + 0.03  # the truth is 0: what is seen is chance
-    assert all(s.interval is None for s in standings(p, now, truth, TIERS[:3]))
+        assert tier.calibration_error == pytest.approx(alone.calibration_error)
+        assert tier.interval is not None
+        low, high = tier.interval
+        assert 0 <= low < high < tier.calibration_error + 0.03  # the truth is 0: what is seen is chance
+    assert all(s.interval is None for s in reliability_by_tier(p, now, truth, TIERS[:3]))
 
 
 @pytest.mark.parametrize(

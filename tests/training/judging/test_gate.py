@@ -24,7 +24,7 @@ MARKOV = fit_baselines(transition_counts(CURRENT, OUTCOME, 3))["markov"].predict
 
 def verdict(p: np.ndarray, published: np.ndarray | None = None, **bounds: float) -> Verdict:
     rivals = {"markov": MARKOV} | ({} if published is None else {"published": published})
-    return judge(p, CURRENT, OUTCOME, TIERS, rivals, GATE.model_copy(update=bounds), ["a note"])
+    return judge({"model": p, **rivals}, CURRENT, OUTCOME, TIERS, GATE.model_copy(update=bounds), ["a note"])
 
 
 def test_a_good_model_is_published() -> None:
@@ -86,7 +86,7 @@ def test_a_tier_that_is_never_forecast_refuses() -> None:
 
 def test_a_feature_far_from_the_training_rows_refuses_with_both_figures() -> None:
     near, far = Shift("spend_30d", 9.5, 0.1, 0.0, "warning"), Shift("events", 2.0, 11.0, 0.0, "refusal")
-    found = judge(TRUTH, CURRENT, OUTCOME, TIERS, {"markov": MARKOV}, GATE, ["a note"], [far, near])
+    found = judge({"model": TRUTH, "markov": MARKOV}, CURRENT, OUTCOME, TIERS, GATE, ["a note"], [far, near])
     assert found.reasons == (
         "events has a population stability index of 2.000 (bound 9) and a distance of 11.000 standard deviations "
         "(bound 9) from the training rows",
@@ -94,7 +94,7 @@ def test_a_feature_far_from_the_training_rows_refuses_with_both_figures() -> Non
     assert found.notes[0] == "a note"
     assert found.notes[1].endswith("distance 9): spend_30d (9.500, 0.100)")
     assert Verdict.from_dict(found.to_dict()) == found
-    assert judge(TRUTH, CURRENT, OUTCOME, TIERS, {"markov": MARKOV}, GATE, [], [near]).published
+    assert judge({"model": TRUTH, "markov": MARKOV}, CURRENT, OUTCOME, TIERS, GATE, [], [near]).published
 
 
 @pytest.mark.parametrize("rows", [3, 200])

@@ -35,14 +35,14 @@ def middling(case: dict[str, Any]) -> ReportInputs:
     """A published model with a good order and bad probabilities: the amber verdict."""
     sharp = case["probabilities"] ** 12
     published = dataclasses.replace(JUDGED, reasons=())
-    return inputs_of(case | {"probabilities": sharp / sharp.sum(axis=1, keepdims=True)}, gate=published)
+    return inputs_of(case | {"probabilities": sharp / sharp.sum(axis=1, keepdims=True)}, verdict=published)
 
 
 REPORTS: dict[str, Callable[[dict[str, Any]], ReportInputs]] = {
     "complete": complete,
     "forecast only": forecast_only,
     "mixed verdict": middling,
-    "model ahead": lambda case: inputs_of(case, gate=dataclasses.replace(JUDGED, reasons=())),
+    "model ahead": lambda case: inputs_of(case, verdict=dataclasses.replace(JUDGED, reasons=())),
 }
 
 

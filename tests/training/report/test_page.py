@@ -17,7 +17,7 @@ from training.evaluation import comparison, curves, metrics
 from training.judging.verdict import REFIT
 from training.report import contents, figure_names, plots
 from training.report.page import render
-from training.report.words import summary_lines, verdict
+from training.report.words import headline_of, summary_lines
 from training.rivals import baselines
 
 
@@ -61,7 +61,8 @@ def test_all_parts_are_there(html: str) -> None:
         assert part in html, part
     for metric in figure_names.METRICS:
         assert metric.title in html
-    assert {metric.key for metric in figure_names.METRICS} == set(metrics.SCALARS)
+    numbers = {field.name for field in dataclasses.fields(metrics.Scores)} - {"tiers", "rows"}
+    assert {metric.key for metric in figure_names.METRICS} == numbers
 
 
 def test_equal_inputs_give_equal_pages(case: dict[str, Any], html: str) -> None:
@@ -146,16 +147,16 @@ def test_tiers_of_forecast_and_report_must_be_the_same(case: dict[str, Any]) -> 
 def test_verdict_is_for_the_better_one(flip: bool, level: str, words: str) -> None:
     case = forecast_case(3, 600)
     p = np.eye(3)[case["outcome"]] * 0.9 + 0.1 / 3
-    found = verdict(comparison_of(case | {"probabilities": np.roll(p, 1, axis=1) if flip else p}))
+    found = headline_of(comparison_of(case | {"probabilities": np.roll(p, 1, axis=1) if flip else p}))
     assert found.level == level
-    assert words in found.headline
+    assert words in found.title
     assert len(found.sentences) == 3
 
 
 def test_verdict_is_mixed_for_a_good_order_with_bad_probabilities() -> None:
     case = forecast_case(3, 600)
     sharp = case["probabilities"] ** 12
-    found = verdict(comparison_of(case | {"probabilities": sharp / sharp.sum(axis=1, keepdims=True)}))
+    found = headline_of(comparison_of(case | {"probabilities": sharp / sharp.sum(axis=1, keepdims=True)}))
     assert found.level == "mixed"
     assert "above" in found.sentences[0]
 
@@ -164,12 +165,12 @@ def test_equal_to_a_baseline_is_not_better() -> None:
     case = forecast_case(3, 300)
     counts = baselines.transition_counts(case["current"], case["outcome"], 3)
     markov = baselines.fit_baselines(counts)["markov"].predict(case["current"])
-    assert verdict(comparison_of(case | {"probabilities": markov})).level == "behind"
+    assert headline_of(comparison_of(case | {"probabilities": markov})).level == "behind"
 
 
 def test_a_verdict_needs_something_to_beat(case: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least one baseline"):
-        verdict(comparison.Comparison(comparison_of(case).model, {}))
+        headline_of(comparison.Comparison(comparison_of(case).model, {}))
 
 
 def test_summary_is_an_aligned_table_with_the_best_marked(case: dict[str, Any]) -> None:
@@ -205,14 +206,14 @@ def test_what_the_gate_said_stands_in_the_page() -> None:
     ):
         assert said in page
     assert "The model published before</th><td>0.600" in page
-    published = render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=())))
+    published = render(inputs_of(case, verdict=dataclasses.replace(VERDICT, reasons=())))
     assert "Why this model was published" in published
     assert "trained anew" not in published
     refit = dataclasses.replace(VERDICT, figures={**VERDICT.figures, REFIT: 0.5})
-    again = render(inputs_of(case, gate=refit))
-    assert "Then the network was trained anew, as long, with these members among its rows" in again
+    again = render(inputs_of(case, verdict=refit))
+    assert "Then the network was trained anew, for as many epochs, with these members among its rows" in again
     assert "Trained anew with them</th><td>0.500" in again
-    assert "was refused" not in render(inputs_of(case, gate=None))
+    assert "was refused" not in render(inputs_of(case, verdict=None))
 
 
 def test_a_refused_model_is_named_on_top_with_the_reasons() -> None:
@@ -222,7 +223,7 @@ def test_a_refused_model_is_named_on_top_with_the_reasons() -> None:
     assert 'class="card verdict behind"' in top
     assert '<p class="stamp">Refused</p>' in top
     assert "<li>members now in t1 are &lt;strange&gt;</li>" in top
-    published = render(inputs_of(case, gate=dataclasses.replace(VERDICT, reasons=()), comparison=None))
+    published = render(inputs_of(case, verdict=dataclasses.replace(VERDICT, reasons=()), comparison=None))
     assert '<p class="stamp">Published</p>' in published
     assert 'class="card verdict pending"' in published
     assert "Refused" not in published
@@ -245,7 +246,7 @@ def test_reasons_are_told_for_those_who_decide_and_for_those_who_ask(html: str) 
 
 def test_without_outcomes_nothing_is_said_of_what_is_lost() -> None:
     case = forecast_case()
-    page = render(inputs_of(case, comparison=None, standings=(), reasons=overall_of(case["tiers"], ())))
+    page = render(inputs_of(case, comparison=None, by_tier=(), reasons=overall_of(case["tiers"], ())))
     assert "Why members move" in page
     assert "Lost without it" not in page
     assert "Members now in t0" not in page.replace("<th>Members now in</th>", "")
@@ -255,11 +256,11 @@ def test_without_outcomes_nothing_is_said_of_what_is_lost() -> None:
 
 def test_calibration_of_each_current_tier_stands_with_its_interval() -> None:
     case = forecast_case()
-    found = curves.standings(**case, draws=50)
-    page = render(inputs_of(case, standings=found))
-    for standing in found:
-        low, high = standing.interval or (0.0, 0.0)
-        assert f"<td>{standing.members}</td><td>{standing.calibration_error:.1%}</td>" in page
+    found = curves.reliability_by_tier(**case, draws=50)
+    page = render(inputs_of(case, by_tier=found))
+    for tier in found:
+        low, high = tier.interval or (0.0, 0.0)
+        assert f"<td>{tier.members}</td><td>{tier.calibration_error:.1%}</td>" in page
         assert f"{low:.1%} to {high:.1%}" in page
 
 
@@ -268,7 +269,9 @@ def test_challengers_stand_beside_the_model_with_intervals() -> None:
     counts = baselines.transition_counts(case["current"], case["outcome"], 3)
     rivals = {"lightgbm": np.full((300, 3), 1 / 3), "forest": case["probabilities"]}
     found = comparison.compare(
-        **case, baselines=baselines.fit_baselines(counts), challengers=rivals, failed={"logistic": "no <end>"}, draws=50
+        **case,
+        rivals=comparison.Rivals(baselines.fit_baselines(counts), rivals, {"logistic": "no <end>"}),
+        draws=50,
     )
     page = render(inputs_of(case, comparison=found))
     for said in (
@@ -278,7 +281,7 @@ def test_challengers_stand_beside_the_model_with_intervals() -> None:
     ):
         assert said in page
     assert "Random forest, has a logloss of" in page
-    assert "chance explains the difference" in page
+    assert "chance can explain the difference" in page
     said = "\n".join(summary_lines(found))
     assert "lightgbm" in said
     assert "95 % intervals" in said

@@ -22,7 +22,7 @@ def text_of(html: str) -> str:
 
 
 def test_drift_at_the_gate_stands_beside_drift_now(case: dict[str, Any]) -> None:
-    html = page.render(inputs_of(case, gate=JUDGED, drift=NOW, trained_tiers=(50, 30, 20)))
+    html = page.render(inputs_of(case, verdict=JUDGED, drift=NOW, predicted_tiers=(50, 30, 20)))
     Page(html)
     text = text_of(html)
     assert "2 of 18 features have moved further" in text
@@ -35,9 +35,9 @@ def test_drift_at_the_gate_stands_beside_drift_now(case: dict[str, Any]) -> None
 
 
 def test_drift_that_was_not_measured_is_said_so(case: dict[str, Any]) -> None:
-    assert "this model has not scored it" in text_of(page.render(inputs_of(case, gate=JUDGED)))
+    assert "this model has not scored it" in text_of(page.render(inputs_of(case, verdict=JUDGED)))
     assert "still the members" not in page.render(inputs_of(case))
-    calm = text_of(page.render(inputs_of(case, gate=JUDGED, drift=STEADY, trained_tiers=(1, 1, 1))))
+    calm = text_of(page.render(inputs_of(case, verdict=JUDGED, drift=STEADY, predicted_tiers=(1, 1, 1))))
     assert "None of 15 features has moved further" in calm
 
 

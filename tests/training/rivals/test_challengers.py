@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from tests.data.training_examples import CONTRACT, example_rows
-from training.evaluation.comparison import compare
+from training.evaluation.comparison import Rivals, compare
 from training.inputs.column_names import TIER_RANK
 from training.rivals import boosted_trees, challengers
 from training.rivals.baselines import fit_baselines, transition_counts
@@ -162,10 +162,8 @@ def test_intervals_leave_out_zero_only_where_one_is_better(forecasts: dict[str, 
     counts = transition_counts(CURRENT["a"], TRAINING.outcome, 3)
     blurred = 0.5 * forecasts["lightgbm"] + 0.5 / 3
     others = {"same": forecasts["lightgbm"], "blurred": blurred}
-    found = compare(
-        forecasts["lightgbm"], CURRENT["c"], EVALUATED.outcome, CONTRACT.tiers, fit_baselines(counts), 15, others,
-        {"broken": "why"}, draws=200,
-    )  # fmt: skip
+    rivals = Rivals(fit_baselines(counts), others, {"broken": "why"})
+    found = compare(forecasts["lightgbm"], CURRENT["c"], EVALUATED.outcome, CONTRACT.tiers, rivals, 15, 200)
     assert found.intervals["same"]["logloss"] == (0.0, 0.0)
     low, high = found.intervals["blurred"]["logloss"]
     assert low < high < 0
