@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
@@ -17,7 +16,6 @@ from jobs.steps.reasons import reasons_with_losses
 from training.bundles.manifest import Manifest
 from training.evaluation import curves
 from training.evaluation.comparison import Comparison
-from training.evaluation.curves import TierReliability
 from training.evaluation.fairness import Fairness
 from training.evaluation.metrics import Forecast, summarise_forecast
 from training.judging.drift import PREDICTED_TIER, Shift
@@ -42,7 +40,7 @@ def write_forecast(
     known = scores.count()
     probabilities, current = collect_scores(scores, manifest.contract, known, job.settings.evaluation.max_users)
     forecast = summarise_forecast(probabilities, current, manifest.contract.tiers)
-    _write(job, manifest, date, forecast, None, known, reasons)
+    _write(job, dataclasses.replace(_inputs(job, manifest, date, forecast, known), reasons=reasons))
 
 
 def write_evaluation(
@@ -63,7 +61,12 @@ def write_evaluation(
         evaluation.calibration_bins, evaluation.bootstrap_draws,
     )  # fmt: skip
     reasons = reasons_with_losses(job, manifest, date)
-    _write(job, manifest, date, forecast, comparison, known, reasons, by_tier, fairness)
+    inputs = _inputs(job, manifest, date, forecast, known)
+    notes = inputs.notes if reasons else [*inputs.notes, *_without_reasons(date)]
+    inputs = dataclasses.replace(
+        inputs, comparison=comparison, reasons=reasons, by_tier=by_tier, fairness=fairness, notes=notes
+    )
+    _write(job, inputs)
     further = {
         "by_current_tier": [dataclasses.asdict(tier) for tier in by_tier],
         "reasons": [dataclasses.asdict(reason) for reason in reasons.reasons] if reasons else [],
@@ -78,26 +81,16 @@ def address(job: Job, date: dt.date, ending: str = "html") -> str:
     return places.join(job.settings.storage.reports, f"{date}.{ending}")
 
 
-def _write(
-    job: Job,
-    manifest: Manifest,
-    date: dt.date,
-    forecast: Forecast,
-    comparison: Comparison | None,
-    known: int,
-    reasons: Overall | None = None,
-    by_tier: Sequence[TierReliability] = (),
-    fairness: Fairness | None = None,
-) -> None:
+def _inputs(job: Job, manifest: Manifest, date: dt.date, forecast: Forecast, known: int) -> ReportInputs:
+    """What every page shows; `known` is how many members the date has."""
     settings = job.settings
     rule = settings.tiers.rule()
-    inputs = ReportInputs(
+    return ReportInputs(
         title="Tier forecast",
         as_of=date,
         horizon_days=settings.horizon.days,
         tiers=[TierCard(x.name, rule.describe(k), tuple(x.benefits)) for k, x in enumerate(settings.tiers.levels)],
         forecast=forecast,
-        comparison=comparison,
         versions={
             "model": manifest.version,
             "trained on": ", ".join(str(d) for d in manifest.training_dates),
@@ -105,19 +98,19 @@ def _write(
             **{f"table {n}": str(v) for n, v in manifest.provenance.get("tables", {}).items()},
         },
         rows=job.rows_per_table(),
-        notes=[*_notes(forecast, known), *(_without_reasons(date) if comparison and not reasons else [])],
+        notes=_notes(forecast, known),
         training=TrainingRecord(
             history=manifest.history,
             verdict=manifest.verdict,
             judged_as_of=manifest.validation_date,
             predicted_tiers=manifest.profile.training.rows[PREDICTED_TIER][:-1] if manifest.profile else (),
         ),
-        fairness=fairness,
         drift=_drift(job, manifest, date),
-        reasons=reasons,
-        by_tier=by_tier,
     )
-    places.write_bytes(address(job, date), render(inputs).encode())
+
+
+def _write(job: Job, inputs: ReportInputs) -> None:
+    places.write_bytes(address(job, inputs.as_of), render(inputs).encode())
 
 
 def _drift(job: Job, manifest: Manifest, date: dt.date) -> list[Shift]:
