@@ -26,7 +26,7 @@ from training.fitting.plan import Plan
 from training.judging.calibration import Calibration
 from training.judging.drift import PREDICTED_TIER, feature_names
 from training.models.settings import ModelSettings
-from training.spark import rank_processes, training_run, verdicts
+from training.spark import training_run, verdicts
 from training.spark.rank_processes import RankOutput, run_ranks
 from training.spark.train_model import train_model
 from training.spark.training_run import Trained, TrainingData, TrainingFolders
@@ -92,7 +92,9 @@ def test_two_ranks_train_an_ensemble_of_transformers_as_one_rank_does(spark: Spa
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
-def test_two_ranks_learn_from_a_teacher_as_one_rank_does(spark: SparkSession, tmp_path: Path) -> None:
+def test_two_ranks_learn_from_a_teacher_as_one_rank_does(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
     chosen = ModelSettings(name="hybrid", parameters=SMALL["hybrid"])
     found = []
@@ -100,14 +102,17 @@ def test_two_ranks_learn_from_a_teacher_as_one_rank_does(spark: SparkSession, tm
         models, staging = f"file:{tmp_path}/{ranks}/models", f"file:{tmp_path}/{ranks}/staging"
         taught = settings(epochs=2, ranks=ranks, teacher_weight=0.5)
         data, folders = TrainingData(sequences, outcomes, CONTRACT, {}), TrainingFolders(models, staging)
-        made = train_model(spark, data, chosen, taught, JUDGING, folders, False)
+        with monkeypatch.context() as here:
+            if ranks == 1:
+                here.setattr(training_run, "run_ranks", lambda _spark, plan, _progress: train(plan))
+            made = train_model(spark, data, chosen, taught, JUDGING, folders, False)
         assert not list((tmp_path / str(ranks) / "staging" / "trainings").iterdir())
         found.append(made.manifest.metrics)
     assert found[1]["validation_loss"] == pytest.approx(found[0]["validation_loss"], abs=1e-4)
     assert found[1]["largest_difference"] == 0
 
 
-def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_finished_training_is_found_again(spark: SparkSession, tmp_path: Path, in_this_process: None) -> None:
     """Invariant 7: the second call writes nothing, though the tables have grown by a date in between."""
     sequences, outcomes = (spark.createDataFrame(table) for table in example_tables())
     models, staging = f"file:{tmp_path}/models", f"file:{tmp_path}/staging"
@@ -197,7 +202,7 @@ def test_a_refit_learns_from_the_validation_date_once_it_has_judged_the_model(
     assert not refused.verdict.published
     assert not run(strict).created
 
-    ranks = rank_processes.run_ranks
+    ranks = training_run.run_ranks
     with monkeypatch.context() as killed:
         killed.setattr(training_run, "run_ranks", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception, match="killed"):
