@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tiercast
 KEY_FILE := $(or $(XDG_CONFIG_HOME),$(HOME)/.config)/tiercast/demo.key
 STAMP := $(VENV)/.complete
-# Tests wait for JVMs and ranks to start, so two processes of them, each with its own Spark session, share the cores;
+# Tests wait for JVMs and ranks to start, so three processes of them, each with its own Spark session, share two cores;
 # each takes up to 4 GB.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 export SPARK_LOCAL_IP := 127.0.0.1
 
