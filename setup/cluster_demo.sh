@@ -18,7 +18,7 @@ export SPARK_HOME PYSPARK_PYTHON=$bin/python PYSPARK_DRIVER_PYTHON=$bin/python S
 SPARK_HOME=$("$bin/python" -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("pyspark").origin).parent)')
 export SPARK_CONF_DIR=$root/spark-conf SPARK_MASTER_OPTS=-Dspark.master.rest.enabled=false
 # Six JVMs share this machine, and none lives long enough for code that is compiled twice to pay.
-export SPARK_DAEMON_JAVA_OPTS=-XX:TieredStopAtLevel=1
+export SPARK_DAEMON_JAVA_OPTS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
 mkdir -p "$SPARK_CONF_DIR" && cp features/spark/log4j2.properties "$SPARK_CONF_DIR/log4j2.properties"
 
 free_port() { "$bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
